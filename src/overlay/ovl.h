@@ -1,0 +1,241 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The union engine: a stack of layers shown as one directory tree, with the semantics and the on-disk
+ * format of Linux's overlayfs. This is its whole public face. It knows nothing of FUSE.
+ *
+ * Objects are named by nodeids (ovl_node): a 64-bit number handed out by the calls that return a
+ * struct ovl_entry, each of which takes one lookup reference, given back with ovl_forget(). A nodeid
+ * that is not alive gives -ESTALE. The root is OVL_ROOT and is always alive. Nodeids are never
+ * reused within 2^32 lives of one table slot.
+ *
+ * Threads: every function may be called from any thread at any time, except ovl_create() and
+ * ovl_destroy(). The engine holds no lock across the copying of data.
+ *
+ * Errors: 0 (or a count) on success, a negative errno otherwise. Nothing aborts, prints or exits.
+ *
+ * Rights: the engine does not check the caller's rights (the kernel does, with default_permissions
+ * and ACLs, before it asks); what the caller's identity decides here is the owner of new objects,
+ * the umask and who may be interrupted. Underneath, the layers check the daemon's own rights.
+ */
+#pragma once
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/stat.h>
+#include <sys/statvfs.h>
+#include <sys/types.h>
+#include <time.h>
+
+struct ovl;
+struct ovl_dir;
+
+typedef uint64_t ovl_node;
+
+#define OVL_ROOT       ((ovl_node)1)
+#define OVL_MAX_LAYERS 500 /* lower layers; OVL_MAX_STACK of the kernel */
+
+enum ovl_redirect {
+	OVL_REDIRECT_FOLLOW = 0, /* the kernel's default: read redirects, make none */
+	OVL_REDIRECT_NOFOLLOW,
+};
+
+enum ovl_xattr_prefix {
+	OVL_XATTR_AUTO = 0, /* trusted.overlay. where it can be written, else user.overlay. */
+	OVL_XATTR_TRUSTED,
+	OVL_XATTR_USER, /* -o userxattr */
+};
+
+struct ovl_config {
+	const char *const *lower; /* paths, topmost first */
+	size_t lower_count;	  /* 1 to OVL_MAX_LAYERS */
+	const char *upper;	  /* NULL: a read-only union */
+	const char *work;	  /* needed with upper */
+	const char *mountpoint;	  /* where it will be mounted: layers inside it are refused; may be NULL */
+	enum ovl_redirect redirect;
+	enum ovl_xattr_prefix xattr_prefix;
+
+	/*
+	 * Called when attributes of @node changed other than by the call that names it (a copied-up
+	 * parent, the broken link of a copied-up file). May be called from within any engine call,
+	 * with no engine lock held. NULL when nobody caches.
+	 */
+	void (*attr_changed)(void *ctx, ovl_node node);
+	void *ctx;
+};
+
+/*
+ * Opens the layers, checks them against each other, locks upper and work against a second mount and
+ * sweeps what a crash left in work. On failure returns a negative errno and stores in @message
+ * (always NUL-terminated) one line for people, without trailing newline or program name: what was
+ * tried, on which path, and what to do. The config's strings are only read during the call.
+ */
+int ovl_create(const struct ovl_config *config, struct ovl **out, char *message, size_t size);
+
+/* Writes back what upper holds (syncfs) and closes everything. No call may be running. */
+void ovl_destroy(struct ovl *o);
+
+bool ovl_has_upper(const struct ovl *o);
+/* Whether the layers can hold POSIX ACLs: upper, or without one the topmost lower. */
+bool ovl_has_acl(const struct ovl *o);
+
+/* On whose behalf a call is made. */
+struct ovl_caller {
+	uid_t uid; /* fsuid and fsgid of the caller in the daemon's user namespace */
+	gid_t gid;
+	pid_t pid;	/* thread id; 0 when unknown */
+	mode_t umask;	/* applied to new objects unless the parent has a default ACL */
+	bool kill_priv; /* open: the caller lacks CAP_FSETID (O_TRUNC drops suid and sgid) */
+	/* set by somebody else when the caller got a signal; NULL when that cannot happen */
+	const atomic_bool *interrupted;
+};
+
+/*
+ * Attributes are a struct statx as the union shows it: stx_ino is the union's number and equals d_ino,
+ * stx_nlink the union's count, stx_btime is set when STATX_BTIME is in stx_mask; stx_dev_* and
+ * stx_mnt_id mean nothing.
+ */
+struct ovl_entry {
+	ovl_node node;
+	struct statx attr;
+};
+
+/* -ENOENT: no such name. */
+int ovl_lookup(struct ovl *o, ovl_node parent, const char *name, struct ovl_entry *out);
+void ovl_forget(struct ovl *o, ovl_node node, uint64_t nlookup);
+
+int ovl_getattr(struct ovl *o, ovl_node node, struct statx *out);
+
+enum ovl_setattr_valid {
+	OVL_SET_MODE = 1 << 0,
+	OVL_SET_UID = 1 << 1,
+	OVL_SET_GID = 1 << 2,
+	OVL_SET_SIZE = 1 << 3,
+	OVL_SET_ATIME = 1 << 4, /* tv_nsec may be UTIME_NOW */
+	OVL_SET_MTIME = 1 << 5,
+	OVL_KILL_SUIDGID = 1 << 6, /* with SIZE: drop suid, and sgid if group-executable */
+};
+
+struct ovl_setattr {
+	unsigned int valid;
+	mode_t mode;
+	uid_t uid;
+	gid_t gid;
+	off_t size;
+	struct timespec atime;
+	struct timespec mtime;
+};
+
+int ovl_setattr(struct ovl *o, const struct ovl_caller *caller, ovl_node node,
+		const struct ovl_setattr *set, struct statx *out);
+
+/* Returns the length; the text is not NUL-terminated. @size should be PATH_MAX. */
+ssize_t ovl_readlink(struct ovl *o, ovl_node node, char *buf, size_t size);
+
+/* Makes a regular file, fifo, socket or device. @mode holds the type. chr 0:0 gives -EPERM. */
+int ovl_mknod(struct ovl *o, const struct ovl_caller *caller, ovl_node parent, const char *name,
+	      mode_t mode, dev_t rdev, struct ovl_entry *out);
+int ovl_mkdir(struct ovl *o, const struct ovl_caller *caller, ovl_node parent, const char *name,
+	      mode_t mode, struct ovl_entry *out);
+int ovl_symlink(struct ovl *o, const struct ovl_caller *caller, ovl_node parent, const char *name,
+		const char *target, struct ovl_entry *out);
+/* A new name for @node; @out describes @node again and takes another lookup reference. */
+int ovl_link(struct ovl *o, const struct ovl_caller *caller, ovl_node node, ovl_node parent,
+	     const char *name, struct ovl_entry *out);
+int ovl_unlink(struct ovl *o, const struct ovl_caller *caller, ovl_node parent, const char *name);
+int ovl_rmdir(struct ovl *o, const struct ovl_caller *caller, ovl_node parent, const char *name);
+/* @flags: RENAME_NOREPLACE or RENAME_EXCHANGE or 0, anything else is -EINVAL. */
+int ovl_rename(struct ovl *o, const struct ovl_caller *caller, ovl_node parent, const char *name,
+	       ovl_node newparent, const char *newname, unsigned int flags);
+
+/*
+ * Open files. An open is a count on the inode, not an object: ovl_read() and the rest work on any
+ * regular file whether or not it is open, and always see its present data, copied up or not.
+ * @flags are open(2)'s; a write mode or O_TRUNC copies up. Each successful ovl_open(),
+ * ovl_create_file() and ovl_tmpfile() is given back by one ovl_release().
+ */
+int ovl_open(struct ovl *o, const struct ovl_caller *caller, ovl_node node, int flags);
+void ovl_release(struct ovl *o, ovl_node node, int flags);
+/* Makes the name and opens it in one. -EEXIST when it is there. */
+int ovl_create_file(struct ovl *o, const struct ovl_caller *caller, ovl_node parent,
+		    const char *name, mode_t mode, int flags, struct ovl_entry *out);
+/* O_TMPFILE: an open file without a name in @parent's filesystem; ovl_link() may give it one. */
+int ovl_tmpfile(struct ovl *o, const struct ovl_caller *caller, ovl_node parent, mode_t mode,
+		int flags, struct ovl_entry *out);
+
+ssize_t ovl_read(struct ovl *o, ovl_node node, void *buf, size_t size, off_t off);
+/* Copies up at need. @kill_priv: drop suid, and sgid if group-executable, first. */
+ssize_t ovl_write(struct ovl *o, const struct ovl_caller *caller, ovl_node node, const void *buf,
+		  size_t size, off_t off, bool kill_priv);
+int ovl_fallocate(struct ovl *o, const struct ovl_caller *caller, ovl_node node, int mode,
+		  off_t off, off_t len);
+/* @whence: SEEK_DATA or SEEK_HOLE. Returns the offset. */
+off_t ovl_lseek(struct ovl *o, ovl_node node, off_t off, int whence);
+ssize_t ovl_copy_file_range(struct ovl *o, const struct ovl_caller *caller, ovl_node in,
+			    off_t off_in, ovl_node out, off_t off_out, size_t len);
+/* Of a directory too. A no-op on what was never copied up. */
+int ovl_fsync(struct ovl *o, ovl_node node, bool datasync);
+
+/* Everything in upper to disk. */
+int ovl_syncfs(struct ovl *o);
+
+/*
+ * Directories. An offset is valid as long as the ovl_dir is open; 0 is the beginning and sees the
+ * directory anew. "." and ".." come first.
+ */
+int ovl_opendir(struct ovl *o, ovl_node node, struct ovl_dir **out);
+void ovl_closedir(struct ovl *o, struct ovl_dir *dir);
+
+struct ovl_dirent {
+	const char *name; /* NUL-terminated */
+	size_t name_len;
+	uint64_t ino;
+	unsigned int type; /* DT_* */
+	off_t next;	   /* offset of the entry after this one */
+	/*
+	 * With plus: the looked-up entry, which took a lookup reference if the callback keeps it; NULL
+	 * for "." and "..".
+	 */
+	const struct ovl_entry *entry;
+};
+
+/* Returns false when the entry does not fit: it is not consumed, and reading stops. */
+typedef bool (*ovl_filldir)(void *ctx, const struct ovl_dirent *entry);
+
+/* Concurrent calls on one ovl_dir are allowed. */
+int ovl_readdir(struct ovl *o, struct ovl_dir *dir, off_t off, bool plus, ovl_filldir fill,
+		void *ctx);
+
+/*
+ * Extended attributes. Names of the overlay's own namespace are escaped on the way in and hidden on
+ * the way out. @size 0 asks for the size; -ERANGE when it does not fit.
+ */
+ssize_t ovl_getxattr(struct ovl *o, ovl_node node, const char *name, void *value, size_t size);
+ssize_t ovl_listxattr(struct ovl *o, ovl_node node, char *list, size_t size);
+/* @kill_sgid: setting an access ACL also drops S_ISGID (FUSE_SETXATTR_ACL_KILL_SGID). */
+int ovl_setxattr(struct ovl *o, const struct ovl_caller *caller, ovl_node node, const char *name,
+		 const void *value, size_t size, int flags, bool kill_sgid);
+int ovl_removexattr(struct ovl *o, const struct ovl_caller *caller, ovl_node node,
+		    const char *name);
+
+/* FS_IOC_GETFLAGS / SETFLAGS (FS_*_FL) and FS_IOC_FSGETXATTR / FSSETXATTR. Regular files and
+ * directories; -ENOTTY elsewhere and where the layer knows no flags. */
+struct fsxattr;
+int ovl_get_flags(struct ovl *o, ovl_node node, unsigned int *flags);
+int ovl_set_flags(struct ovl *o, const struct ovl_caller *caller, ovl_node node,
+		  unsigned int flags);
+int ovl_get_fsxattr(struct ovl *o, ovl_node node, struct fsxattr *out);
+int ovl_set_fsxattr(struct ovl *o, const struct ovl_caller *caller, ovl_node node,
+		    const struct fsxattr *set);
+
+int ovl_statfs(struct ovl *o, struct statvfs *out);
+
+/* Counters, for tests and for -d. */
+struct ovl_stats {
+	uint64_t inodes; /* alive, the root included */
+	uint64_t names;
+	uint64_t open_fds; /* directory and file fds that the engine holds now */
+	uint64_t copied_up;
+};
+void ovl_get_stats(struct ovl *o, struct ovl_stats *out);
