@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The union engine: a stack of layers shown as one directory tree, with the semantics and the on-disk
- * format of Linux's overlayfs. This is its whole public face. It knows nothing of FUSE.
+ * The union engine: a stack of layers shown as one directory tree, with the semantics and the
+ * on-disk format of Linux's overlayfs. This is its whole public face. It knows nothing of FUSE.
  *
  * Objects are named by nodeids (ovl_node): a 64-bit number handed out by the calls that return a
- * struct ovl_entry, each of which takes one lookup reference, given back with ovl_forget(). A nodeid
- * that is not alive gives -ESTALE. The root is OVL_ROOT and is always alive. Nodeids are never
- * reused within 2^32 lives of one table slot.
+ * struct ovl_entry, each of which takes one lookup reference, given back with ovl_forget(). A
+ * nodeid that is not alive gives -ESTALE. The root is OVL_ROOT and is always alive. Nodeids are
+ * never reused within 2^32 lives of one table slot.
  *
  * Threads: every function may be called from any thread at any time, except ovl_create() and
  * ovl_destroy(). The engine holds no lock across the copying of data.
@@ -49,10 +49,11 @@ enum ovl_xattr_prefix {
 
 struct ovl_config {
 	const char *const *lower; /* paths, topmost first */
-	size_t lower_count;	  /* 1 to OVL_MAX_LAYERS */
-	const char *upper;	  /* NULL: a read-only union */
-	const char *work;	  /* needed with upper */
-	const char *mountpoint;	  /* where it will be mounted: layers inside it are refused; may be NULL */
+	size_t lower_count;       /* 1 to OVL_MAX_LAYERS */
+	const char *upper;        /* NULL: a read-only union */
+	const char *work;         /* needed with upper */
+	const char *mountpoint;   /* where it will be mounted: layers inside it are refused; may be
+				     NULL */
 	enum ovl_redirect redirect;
 	enum ovl_xattr_prefix xattr_prefix;
 
@@ -84,17 +85,17 @@ bool ovl_has_acl(const struct ovl *o);
 struct ovl_caller {
 	uid_t uid; /* fsuid and fsgid of the caller in the daemon's user namespace */
 	gid_t gid;
-	pid_t pid;	/* thread id; 0 when unknown */
-	mode_t umask;	/* applied to new objects unless the parent has a default ACL */
+	pid_t pid;      /* thread id; 0 when unknown */
+	mode_t umask;   /* applied to new objects unless the parent has a default ACL */
 	bool kill_priv; /* open: the caller lacks CAP_FSETID (O_TRUNC drops suid and sgid) */
 	/* set by somebody else when the caller got a signal; NULL when that cannot happen */
 	const atomic_bool *interrupted;
 };
 
 /*
- * Attributes are a struct statx as the union shows it: stx_ino is the union's number and equals d_ino,
- * stx_nlink the union's count, stx_btime is set when STATX_BTIME is in stx_mask; stx_dev_* and
- * stx_mnt_id mean nothing.
+ * Attributes are a struct statx as the union shows it: stx_ino is the union's number and equals
+ * d_ino, stx_nlink the union's count, stx_btime is set when STATX_BTIME is in stx_mask; stx_dev_*
+ * and stx_mnt_id mean nothing.
  */
 struct ovl_entry {
 	ovl_node node;
@@ -115,6 +116,7 @@ enum ovl_setattr_valid {
 	OVL_SET_ATIME = 1 << 4, /* tv_nsec may be UTIME_NOW */
 	OVL_SET_MTIME = 1 << 5,
 	OVL_KILL_SUIDGID = 1 << 6, /* with SIZE: drop suid, and sgid if group-executable */
+	OVL_SET_BY_FD = 1 << 7,    /* ftruncate(2), which sets mtime even when the size stays */
 };
 
 struct ovl_setattr {
@@ -192,10 +194,10 @@ struct ovl_dirent {
 	size_t name_len;
 	uint64_t ino;
 	unsigned int type; /* DT_* */
-	off_t next;	   /* offset of the entry after this one */
+	off_t next;        /* offset of the entry after this one */
 	/*
-	 * With plus: the looked-up entry, which took a lookup reference if the callback keeps it; NULL
-	 * for "." and "..".
+	 * With plus: the looked-up entry, which took a lookup reference if the callback keeps it;
+	 * NULL for "." and "..".
 	 */
 	const struct ovl_entry *entry;
 };
@@ -212,7 +214,9 @@ int ovl_readdir(struct ovl *o, struct ovl_dir *dir, off_t off, bool plus, ovl_fi
  * the way out. @size 0 asks for the size; -ERANGE when it does not fit.
  */
 ssize_t ovl_getxattr(struct ovl *o, ovl_node node, const char *name, void *value, size_t size);
-ssize_t ovl_listxattr(struct ovl *o, ovl_node node, char *list, size_t size);
+/* trusted.* names are listed to callers with CAP_SYS_ADMIN only. */
+ssize_t ovl_listxattr(struct ovl *o, const struct ovl_caller *caller, ovl_node node, char *list,
+		      size_t size);
 /* @kill_sgid: setting an access ACL also drops S_ISGID (FUSE_SETXATTR_ACL_KILL_SGID). */
 int ovl_setxattr(struct ovl *o, const struct ovl_caller *caller, ovl_node node, const char *name,
 		 const void *value, size_t size, int flags, bool kill_sgid);

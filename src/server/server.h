@@ -10,29 +10,53 @@
 
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 
 struct ovl;
 struct server;
 
-struct server_config {
-	const char *mountpoint;
-	const char *source;	   /* shown in the mount table; default "plyfs" */
-	const char *subtype;	   /* the type shown is fuse.<subtype>; default "plyfs" */
-	unsigned long mount_flags; /* MS_* of mount(2): MS_RDONLY, MS_NOSUID, MS_NODEV, ... */
-	bool allow_other;
-	bool allow_root;
-	double timeout; /* seconds the kernel may cache entries and attributes; < 0: for ever */
-	bool debug;	/* log each request with its reply and time */
+/*
+ * Lets the engine, which is made first, tell the kernel of changed attributes. Whoever makes the
+ * engine puts server_attr_changed and the address of a zeroed hook into ovl_config.attr_changed and
+ * ovl_config.ctx, and the same hook into server_config.hook. server_mount() fills it, server_free()
+ * empties it; it must outlive both. While it is empty nothing happens.
+ */
+struct server_hook {
+	struct server *_Atomic server;
 };
 
-/* @o is borrowed until server_free(). */
+void server_attr_changed(void *hook, uint64_t node);
+
+struct server_config {
+	const char *mountpoint;
+	const char *source;        /* shown in the mount table; default "plyfs" */
+	const char *subtype;       /* the type shown is fuse.<subtype>; default "plyfs" */
+	unsigned long mount_flags; /* MS_* of mount(2): MS_RDONLY, MS_NOSUID, MS_NODEV, ... */
+	bool allow_other;
+	/*
+	 * Only root and the user who mounted. The kernel knows only allow_other: what others may
+	 * know from its caches (names, attributes) they can't be kept from.
+	 */
+	bool allow_root;
+	double timeout; /* seconds the kernel may cache entries and attributes; < 0: for ever */
+	bool debug;     /* log each request with its reply and time */
+	struct server_hook *hook; /* may be NULL */
+
+	/* For tests. FUSE_* flags of INIT that are not asked for even if the kernel has them. */
+	uint64_t forbid_flags;
+	unsigned int max_threads; /* 0: the default */
+};
+
+/* @o is borrowed until server_free(). The config is only read during the call. */
 int server_mount(const struct server_config *config, struct ovl *o, struct server **out,
 		 char *message, size_t size);
 
 /*
  * Serves. @ready(ctx) is called once, from any thread, when INIT was answered and the mount works.
- * Returns 0 after an unmount (by umount, fusermount3 or SIGTERM/SIGINT/SIGHUP, which unmount lazily),
- * a negative errno when the connection broke down.
+ * Returns 0 after an unmount (by umount, fusermount3 or SIGTERM/SIGINT/SIGHUP, which unmount
+ * lazily), a negative errno when the connection broke down; what is left of the mount is then
+ * detached. A second signal, or ten seconds with files still open, ends it although the mount is in
+ * use. Ignores SIGPIPE, SIGXFSZ and SIGUSR2 from then on.
  */
 int server_run(struct server *s, void (*ready)(void *ctx), void *ctx);
 

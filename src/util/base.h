@@ -69,9 +69,9 @@ static inline void cleanup_file(FILE **f)
 		fclose(*f);
 }
 
-#define autofd	 __attribute__((cleanup(cleanup_fd)))
+#define autofd   __attribute__((cleanup(cleanup_fd)))
 #define autofree __attribute__((cleanup(cleanup_free)))
-#define autodir	 __attribute__((cleanup(cleanup_dir)))
+#define autodir  __attribute__((cleanup(cleanup_dir)))
 #define autofile __attribute__((cleanup(cleanup_file)))
 
 static inline int take_fd(int *fd)

@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: MIT
+# The words people try first; the build itself is Meson's.
+
+BUILD     ?= build
+PREFIX    ?= /usr/local
+HELPERDIR ?= /sbin
+DESTDIR   ?=
+SEEDS     ?= 500
+JOBS      ?= 2
+
+# Another python, earlier in PATH, may lack pytest.
+PYTHON := /usr/bin/python3
+FORMAT := $(shell command -v clang-format-14 || echo clang-format)
+SOURCES = $(shell find src tests -name '*.[ch]')
+
+.PHONY: all deps check quick-check oracle demo install format check-format clean help
+
+## build plyfs
+all: $(BUILD)/build.ninja
+	@meson compile -C $(BUILD) >$(BUILD)/compile.log 2>&1 || { cat $(BUILD)/compile.log; exit 1; }
+	@echo "built $(BUILD)/plyfs"
+
+$(BUILD)/build.ninja:
+	@command -v meson >/dev/null || { echo "meson is missing: run make deps as root" >&2; exit 1; }
+	@meson setup $(BUILD) --prefix=$(PREFIX) -Dhelperdir=$(HELPERDIR)
+
+## install what the build and the tests need, with apt (as root)
+deps:
+	@contrib/install-deps
+
+## run everything: unit, integration, oracle, sanitizers; the last line counts (as root)
+check:
+	@contrib/install-deps
+	@$(PYTHON) tests/run --seeds $(SEEDS)
+
+## the same without sanitizers, slow tests and most of the oracle (as root)
+quick-check:
+	@$(PYTHON) tests/run --quick
+
+## random operations on plyfs and the kernel's overlayfs, compared: make oracle SEEDS=5000
+oracle: all
+	@$(PYTHON) -B tests/oracle/run --plyfs $(BUILD)/plyfs --seeds $(SEEDS) --jobs $(JOBS)
+
+## a tour on three layers made from directories of this machine (as root)
+demo:
+	@contrib/demo
+
+## into PREFIX (/usr/local), and what mount(8) runs into HELPERDIR (/sbin), below DESTDIR
+install: $(BUILD)/build.ninja
+	@meson configure $(BUILD) -Dprefix=$(PREFIX) -Dhelperdir=$(HELPERDIR)
+	@$(MAKE) --no-print-directory all
+	DESTDIR="$(DESTDIR)" meson install -C $(BUILD) --no-rebuild
+
+## clang-format over all C
+format:
+	$(FORMAT) -i $(SOURCES)
+
+## fail when clang-format would change something
+check-format:
+	$(FORMAT) --dry-run --Werror $(SOURCES)
+
+## remove all build directories
+clean:
+	rm -rf $(BUILD) build-*
+
+## this list
+help:
+	@awk '/^## / { text = substr($$0, 4); next } \
+		text { sub(/:.*/, ""); printf "make %-13s %s\n", $$0, text; text = "" }' Makefile

@@ -1,0 +1,102 @@
+/* SPDX-License-Identifier: MIT */
+#include "cli/cli.h"
+
+#include <string.h>
+
+#include "cli/exit.h"
+#include "util/base.h"
+#include "util/log.h"
+
+const char cli_help_text[] =
+	"plyfs " PLYFS_VERSION ": Linux's OverlayFS in userspace\n"
+	"\n"
+	"Usage:\n"
+	"  plyfs mount [-f] [-d] -o OPTIONS [SOURCE] MOUNTPOINT   unite layers in one tree\n"
+	"  plyfs help [VERB]                                      this text, or a verb's\n"
+	"  plyfs --version\n"
+	"\n"
+	"Example:\n"
+	"  plyfs mount -o lowerdir=/a:/b,upperdir=/up,workdir=/work /mnt\n"
+	"  umount /mnt\n"
+	"\n"
+	"The same through mount(8) and fstab(5):\n"
+	"  mount -t fuse.plyfs plyfs /mnt -o lowerdir=/a:/b,upperdir=/up,workdir=/work\n"
+	"\n"
+	"See plyfs mount --help, plyfs(1) and mount.plyfs(8).\n";
+
+#define OPTIONS_TEXT                                                                               \
+	"Layers:\n"                                                                                \
+	"  lowerdir=DIR[:DIR...]   read-only layers, the topmost first, up to 500; \\: \\, and "   \
+	"\\\\\n"                                                                                   \
+	"                          stand for these characters in a path\n"                         \
+	"  upperdir=DIR            the layer that takes all changes; without it the mount is\n"    \
+	"                          read-only\n"                                                    \
+	"  workdir=DIR             an empty directory on upperdir's filesystem\n"                  \
+	"  userxattr               keep the overlay's marks in user.overlay.* (by itself where\n"  \
+	"                          trusted.overlay.* cannot be written)\n"                         \
+	"  redirect_dir=follow|nofollow|off\n"                                                     \
+	"                          whether renamed directories in the layers are followed\n"       \
+	"\n"                                                                                       \
+	"The mount:\n"                                                                             \
+	"  allow_other             let other users in (default for root; noallow_other: do not)\n" \
+	"  allow_root              let root in besides the user who mounts\n"                      \
+	"  timeout=SECONDS         how long the kernel may cache names and attributes (default:\n" \
+	"                          for ever; set it only if layers are changed from outside)\n"    \
+	"  fsname=NAME             the source shown in the mount table\n"                          \
+	"  subtype=NAME            the type shown is fuse.NAME\n"                                  \
+	"  debug                   log each request\n"                                             \
+	"  ro rw suid nosuid dev nodev exec noexec atime noatime relatime ... as in mount(8)\n"
+
+const char cli_mount_help_text[] =
+	"Usage: plyfs mount [-f] [-d] -o OPTIONS [SOURCE] MOUNTPOINT\n"
+	"\n"
+	"Unites the layers in one tree at MOUNTPOINT. Returns when the mount works; umount ends "
+	"it.\n"
+	"\n"
+	"  -o, --options LIST      options separated by commas; several -o add up\n"
+	"  -f, --foreground        stay in front; messages go to stderr, Ctrl-C unmounts\n"
+	"  -d, --debug             show each request with its reply and time; implies -f\n"
+	"  -h, --help              this text\n"
+	"  -V, --version           the version\n"
+	"\n" OPTIONS_TEXT "\n"
+	"Exit status: 0 mounted, 1 called wrongly, 2 system error, 32 the mount failed.\n";
+
+const char cli_helper_help_text[] =
+	"Usage: mount.plyfs SOURCE MOUNTPOINT [-fnrsvw] [-N NAMESPACE] [-o OPTIONS] [-t TYPE]\n"
+	"\n"
+	"Called by mount(8) for the types plyfs and fuse.plyfs. By hand, use plyfs mount.\n"
+	"\n"
+	"  -o LIST         options separated by commas; several -o add up\n"
+	"  -f              only check the arguments, mount nothing\n"
+	"  -n              accepted; there is no mtab to write\n"
+	"  -r, -w          as -o ro, -o rw\n"
+	"  -s              let unknown options pass\n"
+	"  -v              say what was mounted\n"
+	"  -N NAMESPACE    mount in this mount namespace (a process number or a file)\n"
+	"  -t TYPE         accepted\n"
+	"\n" OPTIONS_TEXT "\n"
+	"Exit status: 0 mounted, 1 called wrongly, 2 system error, 32 the mount failed.\n";
+
+int cli_print(const char *text)
+{
+	if (fputs(text, stdout) == EOF || fflush(stdout) == EOF) {
+		log_error("cannot write to standard output: %m");
+		return EXIT_SYSTEM;
+	}
+	return EXIT_OK;
+}
+
+int cli_version(int argc, char **argv)
+{
+	return cli_print("plyfs " PLYFS_VERSION "\n");
+}
+
+int cli_help(int argc, char **argv)
+{
+	if (argc < 2)
+		return cli_print(cli_help_text);
+	if (!strcmp(argv[1], "mount"))
+		return cli_print(cli_mount_help_text);
+	log_error("no help for '%s': see plyfs help", argv[1]);
+	return EXIT_USAGE;
+}

@@ -1,0 +1,359 @@
+/* SPDX-License-Identifier: MIT */
+#include "cli/cli.h"
+
+#include <fcntl.h>
+#include <getopt.h>
+#include <linux/magic.h>
+#include <limits.h>
+#include <sched.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/mount.h>
+#include <sys/stat.h>
+#include <sys/vfs.h>
+
+#include "cli/exit.h"
+#include "cli/options.h"
+#include "cli/process.h"
+#include "overlay/ovl.h"
+#include "server/server.h"
+#include "util/base.h"
+#include "util/log.h"
+
+/* A message holds at most two paths. */
+#define MESSAGE_MAX (2 * PATH_MAX + 512)
+
+struct mount_args {
+	const char **lists; /* the -o words, in their order */
+	size_t list_count;
+	const char *names[2]; /* [SOURCE] MOUNTPOINT */
+	size_t name_count;
+	const char *namespace;
+	bool foreground;
+	bool debug;
+	bool fake;
+	bool sloppy;
+	bool verbose;
+};
+
+struct mounting {
+	struct options options;
+	const char *source;
+	char *mountpoint; /* absolute, without symlinks */
+	bool foreground;
+	bool verbose;
+	bool ready;
+	struct process_child child;
+};
+
+static const struct option long_options[] = {
+	{ "options", required_argument, NULL, 'o' }, { "foreground", no_argument, NULL, 'f' },
+	{ "debug", no_argument, NULL, 'd' },         { "help", no_argument, NULL, 'h' },
+	{ "version", no_argument, NULL, 'V' },       { 0 },
+};
+
+static const struct option helper_long_options[] = {
+	{ "help", no_argument, NULL, 'h' },
+	{ "version", no_argument, NULL, 'V' },
+	{ 0 },
+};
+
+static const char *program(enum mount_caller caller)
+{
+	return caller == MOUNT_BY_HELPER ? "mount.plyfs" : "plyfs mount";
+}
+
+static int add_name(struct mount_args *args, const char *name)
+{
+	if (args->name_count == ARRAY_SIZE(args->names)) {
+		log_error("too many arguments: '%s' after the mountpoint '%s'", name,
+			  args->names[1]);
+		return -EINVAL;
+	}
+	args->names[args->name_count++] = name;
+	return 0;
+}
+
+static int add_list(struct mount_args *args, const char *list)
+{
+	const char **lists = reallocarray(args->lists, args->list_count + 1, sizeof(*lists));
+
+	if (!lists) {
+		log_error("out of memory while reading the arguments");
+		return -ENOMEM;
+	}
+	lists[args->list_count++] = list;
+	args->lists = lists;
+	return 0;
+}
+
+static int bad_argument(int c, char **argv, enum mount_caller caller)
+{
+	/* optopt is 0 for a long option, which getopt has left behind already. */
+	const char *word = argv[optind - 1];
+	char letter[] = { '-', (char)optopt, '\0' };
+
+	if (optopt > 0 && optopt < 0x80 && word[1] != '-')
+		word = letter;
+	if (c == ':')
+		log_error("%s needs an argument: see %s --help", word, program(caller));
+	else
+		log_error("unknown argument %s: see %s --help", word, program(caller));
+	return -EINVAL;
+}
+
+/*
+ * Returns 1 to go on, 0 when all was done (--help), a negative errno when a message was printed.
+ * mount.fuse3 puts the names first and engines put them last: the leading '-' takes both, also with
+ * POSIXLY_CORRECT in the environment.
+ */
+static int read_args(int argc, char **argv, enum mount_caller caller, struct mount_args *args)
+{
+	bool helper = caller == MOUNT_BY_HELPER;
+	const char *letters = helper ? "-:fno:rst:vwN:hV" : "-:dfo:hV";
+	const struct option *longs = helper ? helper_long_options : long_options;
+	int c, rc = 0;
+
+	opterr = 0;
+	optind = 0;
+	while (!rc && (c = getopt_long(argc, argv, letters, longs, NULL)) != -1) {
+		switch (c) {
+		case 1: rc = add_name(args, optarg); break;
+		case 'o': rc = add_list(args, optarg); break;
+		case 'r': rc = add_list(args, "ro"); break;
+		case 'w': rc = add_list(args, "rw"); break;
+		case 'f': *(helper ? &args->fake : &args->foreground) = true; break;
+		case 'd': args->debug = true; break;
+		case 'N': args->namespace = optarg; break;
+		case 's': args->sloppy = true; break;
+		case 'v': args->verbose = true; break;
+		case 'n': /* there is no mtab */
+		case 't': break;
+		case 'h': cli_print(helper ? cli_helper_help_text : cli_mount_help_text); return 0;
+		case 'V': cli_version(0, NULL); return 0;
+		default: rc = bad_argument(c, argv, caller); break;
+		}
+	}
+	while (!rc && optind < argc)
+		rc = add_name(args, argv[optind++]);
+	if (rc < 0)
+		return rc;
+	if (!args->name_count) {
+		log_error("no mountpoint: see %s --help", program(caller));
+		return -EINVAL;
+	}
+	return 1;
+}
+
+static int read_options(const struct mount_args *args, struct options *options)
+{
+	char message[MESSAGE_MAX];
+	int rc = 0;
+
+	options->sloppy = args->sloppy;
+	for (size_t i = 0; i < args->list_count && !rc; i++)
+		rc = options_add(options, args->lists[i], message, sizeof(message));
+	if (!rc)
+		rc = options_check(options, message, sizeof(message));
+	if (rc < 0)
+		log_error("%s", message);
+	return rc;
+}
+
+/* mount(8) -N: the names on the command line belong to this mount namespace. */
+static int enter_namespace(const char *namespace)
+{
+	char path[64];
+	const char *file = namespace;
+
+	if (!namespace[strspn(namespace, "0123456789")]) {
+		snprintf(path, sizeof(path), "/proc/%.20s/ns/mnt", namespace);
+		file = path;
+	}
+
+	autofd int fd = open(file, O_RDONLY | O_CLOEXEC);
+
+	if (fd < 0 || setns(fd, CLONE_NEWNS) < 0) {
+		int rc = -errno;
+
+		log_error("cannot enter the mount namespace %s: %m", file);
+		return rc;
+	}
+	return 0;
+}
+
+static int find_mountpoint(const char *name, char **out)
+{
+	autofree char *path = realpath(name, NULL);
+	struct stat st;
+
+	if (!path || stat(path, &st) < 0) {
+		int rc = -errno;
+
+		if (rc == -ENOENT)
+			log_error("mountpoint %s does not exist: make the directory first", name);
+		else if (rc == -ENOTCONN)
+			log_error("mountpoint %s holds a mount whose server is gone: umount it "
+				  "first",
+				  name);
+		else
+			log_error("mountpoint %s: %m", name);
+		return rc;
+	}
+	if (!S_ISDIR(st.st_mode)) {
+		log_error("mountpoint %s is not a directory", name);
+		return -ENOTDIR;
+	}
+	*out = take_ptr(path);
+	return 0;
+}
+
+/* Changes the flags of a mount that is there. The kernel does it without asking the server. */
+static int remount(const struct mounting *m)
+{
+	struct statfs fs;
+
+	if (statfs(m->mountpoint, &fs) < 0 || fs.f_type != FUSE_SUPER_MAGIC) {
+		log_error("%s is not a plyfs mount: nothing to remount", m->mountpoint);
+		return EXIT_MOUNT;
+	}
+	if (mount(m->source, m->mountpoint, NULL, MS_REMOUNT | m->options.mount_flags, NULL) < 0) {
+		log_error("cannot remount %s: %m", m->mountpoint);
+		return EXIT_MOUNT;
+	}
+	return EXIT_OK;
+}
+
+static void on_ready(void *ctx)
+{
+	struct mounting *m = ctx;
+
+	m->ready = true;
+	if (m->verbose) {
+		printf("plyfs: %s mounted on %s\n", m->source, m->mountpoint);
+		fflush(stdout);
+	}
+	if (m->foreground)
+		return;
+	/* Nobody waits for this mount any more: it must not stay behind. */
+	if (process_ready(&m->child) < 0)
+		kill(getpid(), SIGTERM);
+}
+
+static int serve(struct mounting *m)
+{
+	const struct options *o = &m->options;
+	bool root = geteuid() == 0;
+	char message[MESSAGE_MAX];
+	struct server_hook hook = { NULL };
+	struct server *server = NULL;
+	struct ovl *ovl = NULL;
+
+	const struct ovl_config layers = {
+		.lower = (const char *const *)o->lower,
+		.lower_count = o->lower_count,
+		.upper = o->upper,
+		.work = o->work,
+		.mountpoint = m->mountpoint,
+		.redirect = o->redirect,
+		.xattr_prefix = o->userxattr ? OVL_XATTR_USER : OVL_XATTR_AUTO,
+		.attr_changed = server_attr_changed,
+		.ctx = &hook,
+	};
+	const struct server_config config = {
+		.mountpoint = m->mountpoint,
+		.source = m->source,
+		.subtype = o->subtype ? o->subtype : "plyfs",
+		.mount_flags = o->mount_flags,
+		.allow_other = o->allow_other == OPTION_YES ||
+			       (o->allow_other == OPTION_DEFAULT && root && !o->allow_root),
+		.allow_root = o->allow_root,
+		.timeout = o->timeout,
+		.debug = o->debug,
+		.hook = &hook,
+	};
+
+	int rc = ovl_create(&layers, &ovl, message, sizeof(message));
+
+	if (!rc)
+		rc = server_mount(&config, ovl, &server, message, sizeof(message));
+	if (rc < 0) {
+		log_error("%s", message);
+	} else {
+		rc = server_run(server, on_ready, m);
+		if (rc < 0)
+			log_error("the connection to the kernel broke: %s", strerror(-rc));
+		else if (!m->ready)
+			log_error("%s was unmounted before the mount was ready", m->mountpoint);
+	}
+	if (server)
+		server_free(server);
+	if (ovl)
+		ovl_destroy(ovl);
+	return rc < 0 || !m->ready ? EXIT_MOUNT : EXIT_OK;
+}
+
+static int mount_and_serve(struct mounting *m)
+{
+	if (!m->foreground) {
+		int rc = process_to_background(&m->child);
+
+		if (rc < 0) {
+			log_error("cannot start the server: %s", strerror(-rc));
+			return EXIT_SYSTEM;
+		}
+	}
+	process_prepare_to_serve();
+	process_drop_rights();
+	return serve(m);
+}
+
+static int run(const struct mount_args *args)
+{
+	struct mounting m = { .child = { -1, -1 }, .verbose = args->verbose };
+	int status = EXIT_USAGE;
+
+	options_init(&m.options);
+	if (read_options(args, &m.options) < 0)
+		goto out;
+	if (args->fake) {
+		status = EXIT_OK;
+		goto out;
+	}
+
+	status = EXIT_MOUNT;
+	if (args->namespace && enter_namespace(args->namespace) < 0)
+		goto out;
+	if (find_mountpoint(args->names[args->name_count - 1], &m.mountpoint) < 0)
+		goto out;
+
+	m.source = args->name_count == 2 && args->names[0][0] ? args->names[0] : "plyfs";
+	if (m.options.source)
+		m.source = m.options.source;
+	m.options.debug |= args->debug;
+	m.foreground = args->foreground || args->debug;
+	if (m.options.debug)
+		log_set_level(LOG_LEVEL_DEBUG);
+
+	status = m.options.remount ? remount(&m) : mount_and_serve(&m);
+out:
+	free(m.mountpoint);
+	options_free(&m.options);
+	return status;
+}
+
+int cli_mount(int argc, char **argv, enum mount_caller caller)
+{
+	struct mount_args args = { 0 };
+	int rc = read_args(argc, argv, caller, &args);
+	int status;
+
+	if (rc > 0)
+		status = run(&args);
+	else if (rc == 0)
+		status = EXIT_OK;
+	else
+		status = rc == -ENOMEM ? EXIT_SYSTEM : EXIT_USAGE;
+	free(args.lists);
+	return status;
+}

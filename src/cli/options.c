@@ -1,0 +1,525 @@
+/* SPDX-License-Identifier: MIT */
+#include "cli/options.h"
+
+#include <stdarg.h>
+#include <string.h>
+#include <sys/mount.h>
+
+#include "cli/suggest.h"
+#include "util/base.h"
+
+/* Missing in the headers of older C libraries; values of the kernel's linux/mount.h. */
+#ifndef MS_LAZYTIME
+#define MS_LAZYTIME (1 << 25)
+#endif
+#ifndef MS_NOSYMFOLLOW
+#define MS_NOSYMFOLLOW 256
+#endif
+
+#define TIMEOUT_MAX 1e9
+
+enum arity {
+	ALONE,  /* word */
+	VALUE,  /* word=value */
+	EITHER, /* word or word=value */
+};
+
+struct reader {
+	struct options *o;
+	char *message;
+	size_t size;
+};
+
+struct word {
+	const char *name; /* a '*' at the end stands for any rest */
+	enum arity arity;
+	/* @value is NULL without '='; it may be changed in place. */
+	int (*read)(struct reader *r, const struct word *w, char *value);
+	unsigned long set, clear; /* MS_* */
+	const char *accepted;     /* values, separated by spaces */
+	const char *refused;      /* values that the kernel has and we do not */
+};
+
+static int fail(struct reader *r, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+
+static int fail(struct reader *r, const char *fmt, ...)
+{
+	va_list args;
+
+	va_start(args, fmt);
+	vsnprintf(r->message, r->size, fmt, args);
+	va_end(args);
+	return -EINVAL;
+}
+
+static int fail_memory(struct reader *r)
+{
+	snprintf(r->message, r->size, "out of memory while reading the options");
+	return -ENOMEM;
+}
+
+/* Whether @word is one of the space-separated words of @list. */
+static bool is_among(const char *list, const char *word)
+{
+	size_t len = strlen(word);
+
+	while (list && len) {
+		size_t n = strcspn(list, " ");
+
+		if (n == len && !memcmp(list, word, len))
+			return true;
+		list = list[n] ? list + n + 1 : NULL;
+	}
+	return false;
+}
+
+/* "\X" becomes X, in place. A lone '\' at the end is -EINVAL. */
+static int unescape(char *s)
+{
+	char *d = s;
+
+	for (; *s; s++) {
+		if (*s == '\\' && !*++s)
+			return -EINVAL;
+		*d++ = *s;
+	}
+	*d = '\0';
+	return 0;
+}
+
+static void free_lower(struct options *o)
+{
+	for (size_t i = 0; i < o->lower_count; i++)
+		free(o->lower[i]);
+	free(o->lower);
+	o->lower = NULL;
+	o->lower_count = 0;
+}
+
+/* Says what is wrong with the colons of @value, or returns the number of layers in *@count. */
+static int check_colons(struct reader *r, const char *value, size_t *count)
+{
+	const char *hint = "layers are separated by one ':', and a ':' in a path is written '\\:'";
+	size_t n = 1;
+
+	if (value[0] == ':')
+		return fail(r, "lowerdir= begins with ':': %s", hint);
+	for (const char *s = value; *s; s++) {
+		if (*s == '\\') {
+			if (!*++s)
+				return fail(r, "lowerdir= ends in a lone '\\': a '\\' in a path is "
+					       "written '\\\\'");
+			continue;
+		}
+		if (*s != ':')
+			continue;
+		if (!s[1])
+			return fail(r, "lowerdir= ends with ':': %s", hint);
+		if (s[1] == ':' && s[2] == ':')
+			return fail(r, "lowerdir= holds ':::': %s", hint);
+		if (s[1] == ':' && s[2])
+			return fail(r, "lowerdir= holds '::', which begins data-only layers: this "
+				       "version of plyfs does not have them");
+		n++;
+	}
+	*count = n;
+	return 0;
+}
+
+static int read_lowerdir(struct reader *r, const struct word *w, char *value)
+{
+	struct options *o = r->o;
+	size_t count = 0;
+	int rc;
+
+	if (!value[0]) {
+		/* The kernel's way to take back an earlier lowerdir=. */
+		free_lower(o);
+		return 0;
+	}
+	rc = check_colons(r, value, &count);
+	if (rc < 0)
+		return rc;
+	if (count > OVL_MAX_LAYERS)
+		return fail(r, "lowerdir= names %zu layers: %d is the most", count, OVL_MAX_LAYERS);
+
+	free_lower(o);
+	o->lower = calloc(count, sizeof(*o->lower));
+	if (!o->lower)
+		return fail_memory(r);
+	while (o->lower_count < count) {
+		char *end = value;
+
+		while (*end && *end != ':')
+			end += *end == '\\' ? 2 : 1;
+
+		char *layer = strndup(value, end - value);
+
+		if (!layer)
+			return fail_memory(r);
+		unescape(layer); /* cannot fail: check_colons() saw every '\' followed */
+		o->lower[o->lower_count++] = layer;
+		value = end + 1;
+	}
+	return 0;
+}
+
+/* A string that must not be empty, unescaped into *@to. */
+static int read_string(struct reader *r, const struct word *w, char *value, char **to)
+{
+	if (!value[0])
+		return fail(r, "%s= is empty", w->name);
+	if (unescape(value) < 0)
+		return fail(r, "%s= ends in a lone '\\': a '\\' is written '\\\\'", w->name);
+
+	char *copy = strdup(value);
+
+	if (!copy)
+		return fail_memory(r);
+	free(*to);
+	*to = copy;
+	return 0;
+}
+
+static int read_upperdir(struct reader *r, const struct word *w, char *value)
+{
+	return read_string(r, w, value, &r->o->upper);
+}
+
+static int read_workdir(struct reader *r, const struct word *w, char *value)
+{
+	return read_string(r, w, value, &r->o->work);
+}
+
+static int read_source(struct reader *r, const struct word *w, char *value)
+{
+	return read_string(r, w, value, &r->o->source);
+}
+
+static int read_subtype(struct reader *r, const struct word *w, char *value)
+{
+	/* It becomes part of a type's name in the mount table. */
+	if (value[strspn(value,
+			 "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-.")])
+		return fail(r, "subtype=%s: letters, digits, '_', '-' and '.' only", value);
+	return read_string(r, w, value, &r->o->subtype);
+}
+
+static int read_timeout(struct reader *r, const struct word *w, char *value)
+{
+	char *end;
+	double seconds = 0;
+	bool sane = value[0] >= '0' && value[0] <= '9';
+
+	/* Digits and a point only: strtod() would also take "inf", "nan", "0x1p3" and "1e9". */
+	sane = sane && !value[strspn(value, "0123456789.")];
+	if (sane) {
+		seconds = strtod(value, &end);
+		sane = !*end && seconds <= TIMEOUT_MAX;
+	}
+	if (!sane)
+		return fail(r, "timeout=%s: give a number of seconds from 0 to %.0f", value,
+			    TIMEOUT_MAX);
+	r->o->timeout = seconds;
+	return 0;
+}
+
+static int read_choice(struct reader *r, const struct word *w, char *value)
+{
+	if (is_among(w->accepted, value))
+		return 0;
+	if (is_among(w->refused, value))
+		return fail(r, "%s=%s: this version of plyfs does not have it (accepted: %s)",
+			    w->name, value, w->accepted);
+	return fail(r, "%s=%s: no such value (accepted: %s)", w->name, value, w->accepted);
+}
+
+static int read_redirect_dir(struct reader *r, const struct word *w, char *value)
+{
+	int rc = read_choice(r, w, value);
+
+	if (rc < 0)
+		return rc;
+	/* "off" follows: the kernel's default, redirect_always_follow=Y. */
+	r->o->redirect = strcmp(value, "nofollow") ? OVL_REDIRECT_FOLLOW : OVL_REDIRECT_NOFOLLOW;
+	r->o->redirect_given = true;
+	return 0;
+}
+
+static int read_userxattr(struct reader *r, const struct word *w, char *value)
+{
+	r->o->userxattr = true;
+	return 0;
+}
+
+static int read_flags(struct reader *r, const struct word *w, char *value)
+{
+	r->o->mount_flags = (r->o->mount_flags & ~w->clear) | w->set;
+	return 0;
+}
+
+static int read_allow_other(struct reader *r, const struct word *w, char *value)
+{
+	r->o->allow_other = OPTION_YES;
+	return 0;
+}
+
+static int read_noallow_other(struct reader *r, const struct word *w, char *value)
+{
+	r->o->allow_other = OPTION_NO;
+	return 0;
+}
+
+static int read_allow_root(struct reader *r, const struct word *w, char *value)
+{
+	r->o->allow_root = true;
+	return 0;
+}
+
+static int read_debug(struct reader *r, const struct word *w, char *value)
+{
+	r->o->debug = true;
+	return 0;
+}
+
+static int read_remount(struct reader *r, const struct word *w, char *value)
+{
+	r->o->remount = true;
+	return 0;
+}
+
+static int ignore(struct reader *r, const struct word *w, char *value)
+{
+	return 0;
+}
+
+static int refuse(struct reader *r, const struct word *w, char *value)
+{
+	return fail(r, "%s: this version of plyfs does not have this option", w->name);
+}
+
+static const struct word words[] = {
+	/* The kernel's overlayfs, in the order of its documentation. */
+	{ "lowerdir", VALUE, read_lowerdir },
+	{ "upperdir", VALUE, read_upperdir },
+	{ "workdir", VALUE, read_workdir },
+	{ "userxattr", ALONE, read_userxattr },
+	{ "redirect_dir", VALUE, read_redirect_dir, .accepted = "follow nofollow off",
+	  .refused = "on" },
+	{ "index", VALUE, read_choice, .accepted = "off", .refused = "on" },
+	{ "nfs_export", VALUE, read_choice, .accepted = "off", .refused = "on" },
+	{ "metacopy", VALUE, read_choice, .accepted = "off", .refused = "on" },
+	/* Inode numbers are always unique and constant: each value gets what it asks for. */
+	{ "xino", VALUE, read_choice, .accepted = "off auto on" },
+	/* f_fsid of a FUSE mount is the kernel's own: nothing to choose. */
+	{ "uuid", VALUE, read_choice, .accepted = "auto on null off" },
+	{ "verity", VALUE, read_choice, .accepted = "off", .refused = "on require" },
+	{ "fsync", VALUE, read_choice, .accepted = "auto", .refused = "strict volatile" },
+	{ "volatile", ALONE, refuse },
+	{ "default_permissions", ALONE, ignore },
+	{ "override_creds", ALONE, ignore },
+	{ "nooverride_creds", ALONE, ignore },
+	{ "lowerdir+", VALUE, refuse },
+	{ "datadir+", VALUE, refuse },
+
+	/* mount(2). */
+	{ "ro", ALONE, read_flags, .set = MS_RDONLY },
+	{ "rw", ALONE, read_flags, .clear = MS_RDONLY },
+	{ "nosuid", ALONE, read_flags, .set = MS_NOSUID },
+	{ "suid", ALONE, read_flags, .clear = MS_NOSUID },
+	{ "nodev", ALONE, read_flags, .set = MS_NODEV },
+	{ "dev", ALONE, read_flags, .clear = MS_NODEV },
+	{ "noexec", ALONE, read_flags, .set = MS_NOEXEC },
+	{ "exec", ALONE, read_flags, .clear = MS_NOEXEC },
+	{ "noatime", ALONE, read_flags, .set = MS_NOATIME },
+	{ "atime", ALONE, read_flags, .clear = MS_NOATIME },
+	{ "nodiratime", ALONE, read_flags, .set = MS_NODIRATIME },
+	{ "diratime", ALONE, read_flags, .clear = MS_NODIRATIME },
+	{ "relatime", ALONE, read_flags, .set = MS_RELATIME },
+	{ "norelatime", ALONE, read_flags, .clear = MS_RELATIME },
+	{ "strictatime", ALONE, read_flags, .set = MS_STRICTATIME },
+	{ "nostrictatime", ALONE, read_flags, .clear = MS_STRICTATIME },
+	{ "lazytime", ALONE, read_flags, .set = MS_LAZYTIME },
+	{ "nolazytime", ALONE, read_flags, .clear = MS_LAZYTIME },
+	{ "sync", ALONE, read_flags, .set = MS_SYNCHRONOUS },
+	{ "async", ALONE, read_flags, .clear = MS_SYNCHRONOUS },
+	{ "dirsync", ALONE, read_flags, .set = MS_DIRSYNC },
+	{ "nosymfollow", ALONE, read_flags, .set = MS_NOSYMFOLLOW },
+	{ "symfollow", ALONE, read_flags, .clear = MS_NOSYMFOLLOW },
+	{ "silent", ALONE, ignore },
+	{ "loud", ALONE, ignore },
+	{ "remount", ALONE, read_remount },
+
+	/* FUSE's own. */
+	{ "allow_other", ALONE, read_allow_other },
+	{ "noallow_other", ALONE, read_noallow_other },
+	{ "allow_root", ALONE, read_allow_root },
+	{ "fsname", VALUE, read_source },
+	{ "source", VALUE, read_source },
+	{ "subtype", VALUE, read_subtype },
+	{ "timeout", VALUE, read_timeout },
+	{ "debug", ALONE, read_debug },
+
+	/* What fstab holds for mount(8), which hands it on to its helpers. */
+	{ "defaults", ALONE, ignore },
+	{ "auto", ALONE, ignore },
+	{ "noauto", ALONE, ignore },
+	{ "user", EITHER, ignore },
+	{ "nouser", ALONE, ignore },
+	{ "users", ALONE, ignore },
+	{ "nousers", ALONE, ignore },
+	{ "owner", ALONE, ignore },
+	{ "noowner", ALONE, ignore },
+	{ "group", ALONE, ignore },
+	{ "nogroup", ALONE, ignore },
+	{ "_netdev", ALONE, ignore },
+	{ "nofail", ALONE, ignore },
+	{ "comment", EITHER, ignore },
+	{ "uhelper", VALUE, ignore },
+	{ "helper", VALUE, ignore },
+	{ "x-*", EITHER, ignore },
+	{ "X-*", EITHER, ignore },
+};
+
+static bool name_matches(const char *pattern, const char *name)
+{
+	size_t len = strlen(pattern);
+
+	if (pattern[len - 1] == '*')
+		return !strncmp(pattern, name, len - 1);
+	return !strcmp(pattern, name);
+}
+
+static const struct word *find_word(const char *name)
+{
+	for (size_t i = 0; i < ARRAY_SIZE(words); i++) {
+		if (name_matches(words[i].name, name))
+			return &words[i];
+	}
+	return NULL;
+}
+
+static const char *closest_word(const char *name)
+{
+	const char *best = NULL;
+	size_t least = SUGGEST_MAX;
+
+	for (size_t i = 0; i < ARRAY_SIZE(words); i++) {
+		size_t d = suggest_distance(name, words[i].name);
+
+		if (d < least && words[i].read != refuse) {
+			least = d;
+			best = words[i].name;
+		}
+	}
+	return best;
+}
+
+static int read_word(struct reader *r, char *item)
+{
+	char *value = strchr(item, '=');
+
+	if (value)
+		*value++ = '\0';
+
+	const struct word *w = find_word(item);
+
+	if (!w) {
+		const char *near = closest_word(item);
+
+		if (r->o->sloppy)
+			return 0;
+		if (near)
+			return fail(r, "unknown option '%s': did you mean '%s'?", item, near);
+		return fail(r, "unknown option '%s'", item);
+	}
+	if (w->arity == ALONE && value)
+		return fail(r, "the option '%s' takes no value", item);
+	if (w->arity == VALUE && !value)
+		return fail(r, "the option '%s' needs a value: %s=...", item, item);
+	return w->read(r, w, value);
+}
+
+/* The end of the word at @s: the next ',' that no '\' protects, or the end of the list. */
+static char *word_end(char *s)
+{
+	while (*s && *s != ',') {
+		if (*s == '\\' && s[1])
+			s++;
+		s++;
+	}
+	return s;
+}
+
+int options_add(struct options *o, const char *list, char *message, size_t size)
+{
+	struct reader r = { o, message, size };
+	autofree char *copy = strdup(list);
+
+	message[0] = '\0';
+	if (!copy)
+		return fail_memory(&r);
+
+	for (char *item = copy; item;) {
+		char *end = word_end(item);
+		char *next = *end ? end + 1 : NULL;
+
+		*end = '\0';
+		/* Engines join lists with ",,". */
+		if (item[0]) {
+			int rc = read_word(&r, item);
+
+			if (rc < 0)
+				return rc;
+		}
+		item = next;
+	}
+	return 0;
+}
+
+int options_check(struct options *o, char *message, size_t size)
+{
+	struct reader r = { o, message, size };
+
+	message[0] = '\0';
+	if (o->allow_root && o->allow_other == OPTION_YES)
+		return fail(&r, "allow_other and allow_root exclude each other: give one");
+	if (o->remount)
+		return 0;
+
+	if (!o->lower_count)
+		return fail(&r, "no lower layer: give -o lowerdir=DIR[:DIR...]");
+	if (o->upper && !o->work)
+		return fail(
+			&r,
+			"upperdir=%s needs a workdir=: an empty directory on the same filesystem",
+			o->upper);
+	if (o->userxattr) {
+		/* Whoever may write user.* attributes could point a redirect anywhere. */
+		if (o->redirect_given && o->redirect != OVL_REDIRECT_NOFOLLOW)
+			return fail(&r,
+				    "userxattr follows no redirects: give redirect_dir=nofollow "
+				    "or leave redirect_dir out");
+		o->redirect = OVL_REDIRECT_NOFOLLOW;
+	}
+	if (!o->upper) {
+		free(take_ptr(o->work));
+		o->mount_flags |= MS_RDONLY;
+	}
+	return 0;
+}
+
+void options_init(struct options *o)
+{
+	*o = (struct options){ .timeout = -1 };
+}
+
+void options_free(struct options *o)
+{
+	free_lower(o);
+	free(o->upper);
+	free(o->work);
+	free(o->source);
+	free(o->subtype);
+	options_init(o);
+}

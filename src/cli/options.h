@@ -1,0 +1,53 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The words of -o: one table of everything that plyfs understands, refuses or lets pass.
+ *
+ * A list is split at ',' as the kernel's overlayfs splits its mount data: '\' protects the
+ * character after it and stays in place for whoever reads the value. In upperdir= and workdir= "\X"
+ * then means X; in lowerdir= ':' separates the layers, topmost first, and "\X" means X. Later words
+ * win over earlier ones; nothing here opens a file.
+ *
+ * Errors: 0 or a negative errno, with one line for people in @message, always NUL-terminated: what
+ * was given and what to write instead. -EINVAL is a mistake of the caller's, -ENOMEM is ours.
+ * Ownership: struct options owns its strings until options_free(), also after an error.
+ */
+#pragma once
+
+#include <stdbool.h>
+#include <stddef.h>
+
+#include "overlay/ovl.h"
+
+enum option_choice {
+	OPTION_DEFAULT,
+	OPTION_YES,
+	OPTION_NO,
+};
+
+struct options {
+	char **lower; /* unescaped, topmost first */
+	size_t lower_count;
+	char *upper;    /* NULL: read-only */
+	char *work;     /* NULL after options_check() when there is no upper */
+	char *source;   /* fsname= or source=, else NULL */
+	char *subtype;  /* NULL: the default */
+	double timeout; /* seconds; < 0: for ever */
+	bool userxattr;
+	bool redirect_given;
+	enum ovl_redirect redirect;
+	unsigned long mount_flags; /* MS_* */
+	enum option_choice allow_other;
+	bool allow_root;
+	bool debug;
+	bool remount; /* change the flags of a mount that is there */
+	bool sloppy;  /* set by the caller: unknown words pass (mount(8)'s -s) */
+};
+
+void options_init(struct options *o);
+void options_free(struct options *o);
+
+/* Reads one list of words. May be called several times: the lists add up. */
+int options_add(struct options *o, const char *list, char *message, size_t size);
+
+/* What can only be judged when all words are there. Sets MS_RDONLY when there is no upper. */
+int options_check(struct options *o, char *message, size_t size);

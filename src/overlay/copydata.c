@@ -1,0 +1,218 @@
+// SPDX-License-Identifier: MIT
+/* Copying of data and xattrs into upper. No lock is held here, and it may take long. */
+#include <fcntl.h>
+#include <linux/fs.h>
+#include <linux/limits.h>
+#include <signal.h>
+#include <sys/ioctl.h>
+
+#include "overlay/internal.h"
+#include "util/at.h"
+
+/* How much is copied between two looks at whether the caller was killed. */
+#define CHUNK  (8 << 20)
+#define BUFFER (1 << 20)
+
+/* Bit of a signal in the masks of /proc/PID/status. */
+static bool has_signal(const char *line, const char *field, int sig)
+{
+	unsigned long long mask;
+	size_t len = strlen(field);
+
+	if (strncmp(line, field, len) != 0)
+		return false;
+	mask = strtoull(line + len, NULL, 16);
+	return mask >> (sig - 1) & 1;
+}
+
+/*
+ * Whether the caller is being killed. FUSE interrupts requests for any signal, but open(2) of a
+ * file on a disk does not end with EINTR because of an alarm: only what kills may stop a copy.
+ */
+static bool killed(const struct ovl_caller *caller)
+{
+	char path[64];
+	char line[256];
+	autofile FILE *f = NULL;
+
+	if (!caller || !caller->interrupted || !atomic_load(caller->interrupted))
+		return false;
+	snprintf(path, sizeof(path), "/proc/%d/status", caller->pid);
+	f = fopen(path, "re");
+	if (!f)
+		return true;
+	while (fgets(line, sizeof(line), f))
+		if (has_signal(line, "SigPnd:", SIGKILL) || has_signal(line, "ShdPnd:", SIGKILL))
+			return true;
+	return false;
+}
+
+/* How data gets across: the first way that works for a file is kept for the rest of it. */
+struct copier {
+	struct layer_ref *from;
+	int to;
+	bool no_copy_range;
+	char *buffer; /* owned */
+};
+
+/* Returns how many bytes were copied; 0 at the end of the file. */
+static ssize_t copy_some(struct copier *c, off_t off, size_t len)
+{
+	ssize_t n;
+	ssize_t done = 0;
+
+	if (!c->no_copy_range && layer_fd(c->from) >= 0) {
+		off_t in = off;
+		off_t out = off;
+
+		n = copy_file_range(layer_fd(c->from), &in, c->to, &out, len, 0);
+		if (n > 0)
+			return n;
+		if (n < 0 && errno != EXDEV && errno != EINVAL && errno != EOPNOTSUPP &&
+		    errno != ENOSYS && errno != EPERM && errno != EBADF)
+			return -errno;
+		/* Also when it copied nothing: some filesystems do that instead of refusing. */
+		c->no_copy_range = true;
+	}
+	if (!c->buffer) {
+		c->buffer = malloc(BUFFER);
+		if (!c->buffer)
+			return -ENOMEM;
+	}
+	n = c->from->layer->ops->read(c->from, c->buffer, min(len, (size_t)BUFFER), off);
+	while (n > 0 && done < n) {
+		ssize_t w = pwrite(c->to, c->buffer + done, (size_t)(n - done), off + done);
+
+		if (w < 0 && errno == EINTR)
+			continue;
+		if (w < 0)
+			return -errno;
+		done += w;
+	}
+	return n < 0 ? n : done;
+}
+
+static int copy_extent(struct copier *c, off_t start, off_t end, const struct ovl_caller *caller)
+{
+	while (start < end) {
+		ssize_t n;
+
+		if (killed(caller))
+			return -EINTR;
+		n = copy_some(c, start, (size_t)min(end - start, (off_t)CHUNK));
+		if (n < 0)
+			return (int)n;
+		if (n == 0)
+			break; /* it shrank meanwhile */
+		start += n;
+	}
+	return 0;
+}
+
+static int copy_extents(struct copier *c, off_t size, const struct ovl_caller *caller)
+{
+	const struct layer_ops *ops = c->from->layer->ops;
+	off_t pos = 0;
+
+	while (pos < size) {
+		off_t data = ops->seek(c->from, pos, SEEK_DATA);
+		off_t hole;
+		int err;
+
+		if (data == -ENXIO)
+			break; /* a hole up to the end */
+		if (data < 0)
+			data = pos; /* cannot say: all of it is data */
+		hole = ops->seek(c->from, data, SEEK_HOLE);
+		if (hole <= data || hole > size)
+			hole = size;
+		if (data >= size)
+			break;
+		err = copy_extent(c, data, hole, caller);
+		if (err < 0)
+			return err;
+		pos = hole;
+	}
+	return 0;
+}
+
+int copy_data(struct layer_ref *from, int to, off_t size, const struct ovl_caller *caller)
+{
+	struct copier c = { .from = from, .to = to };
+	int err;
+
+	if (size == 0)
+		return 0;
+	if (layer_fd(from) >= 0 && ioctl(to, FICLONE, layer_fd(from)) == 0)
+		return ftruncate(to, size) < 0 ? -errno : 0; /* the caller may want less of it */
+	err = copy_extents(&c, size, caller);
+	free(c.buffer);
+	if (err == 0 && ftruncate(to, size) < 0)
+		err = -errno;
+	return err;
+}
+
+/* Xattrs without which the copy would be another file. */
+static bool must_copy(const char *name)
+{
+	return !strcmp(name, "system.posix_acl_access") ||
+	       !strcmp(name, "system.posix_acl_default") ||
+	       (!strncmp(name, "security.", 9) && strcmp(name, "security.selinux") != 0);
+}
+
+static int copy_xattr(struct layer_ref *from, const char *from_name, int to, const char *to_name,
+		      const char *xattr)
+{
+	char small[1024];
+	autofree char *big = NULL;
+	char *value = small;
+	ssize_t n = layer_getxattr(from, from_name, xattr, small, sizeof(small));
+	int err;
+
+	if (n == -ERANGE) {
+		value = big = malloc(XATTR_SIZE_MAX);
+		n = big ? layer_getxattr(from, from_name, xattr, big, XATTR_SIZE_MAX) : -ENOMEM;
+	}
+	if (n == -ENODATA)
+		return 0;
+	/* A capability of a user namespace that we cannot express is as good as none. */
+	if (!strcmp(xattr, "security.capability") && (n == 0 || n == -EOVERFLOW || n == -EINVAL))
+		return 0;
+	if (n < 0)
+		return (int)n;
+	err = at_setxattr(to, to_name, xattr, value, (size_t)n, 0);
+	if (err == -EOPNOTSUPP && !must_copy(xattr))
+		return 0;
+	/* The label of a security module is its own affair. */
+	if ((err == -EPERM || err == -EACCES) && !strcmp(xattr, "security.selinux"))
+		return 0;
+	return err;
+}
+
+int copy_xattrs(struct ovl *o, struct layer_ref *from, const char *from_name, int to,
+		const char *to_name)
+{
+	char small[1024];
+	autofree char *big = NULL;
+	char *list = small;
+	char shown[XATTR_NAME_MAX + 1];
+	ssize_t n = layer_listxattr(from, from_name, small, sizeof(small));
+
+	if (n == -ERANGE) {
+		list = big = malloc(XATTR_LIST_MAX);
+		n = big ? layer_listxattr(from, from_name, big, XATTR_LIST_MAX) : -ENOMEM;
+	}
+	if (n == -EOPNOTSUPP)
+		return 0;
+	for (const char *p = list; n > 0 && p < list + n; p += strlen(p) + 1) {
+		int err;
+
+		/* Private ones say something about their layer; escaped ones are a user's. */
+		if (fmt_xattr_unescape(o->userxattr, p, shown, sizeof(shown)) < 0)
+			continue;
+		err = copy_xattr(from, from_name, to, to_name, p);
+		if (err < 0)
+			return err;
+	}
+	return n < 0 ? (int)n : 0;
+}

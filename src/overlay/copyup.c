@@ -1,0 +1,420 @@
+// SPDX-License-Identifier: MIT
+/*
+ * Copy-up: an object of a lower layer is built anew in workdir, complete, and appears in upper by
+ * one rename that never replaces anything. Its parents come first.
+ *
+ * While an object is copied it is marked INODE_COPYING, and no lock is held: who wants the same
+ * waits, as does who wants to take its name away; everybody else goes on with the lower object.
+ *
+ * A crash leaves the object where it was, and at most a file in workdir and an impure mark on the
+ * parent.
+ */
+#include <fcntl.h>
+#include <linux/fs.h>
+#include <sys/ioctl.h>
+
+#include "overlay/internal.h"
+#include "util/at.h"
+#include "util/log.h"
+
+void copyup_wait(struct ovl *o, struct ovl_inode *i)
+{
+	while (inode_has(i, INODE_COPYING)) {
+		uint32_t seen = atomic_load(&o->copyup_done);
+
+		lock_drop(&i->lock);
+		atomic_fetch_add(&o->copyup_waiters, 1);
+		if (inode_has(i, INODE_COPYING))
+			futex_wait(&o->copyup_done, seen);
+		atomic_fetch_sub(&o->copyup_waiters, 1);
+		lock_take(&i->lock);
+	}
+}
+
+/* @i->lock is held. */
+static void copyup_end(struct ovl *o, struct ovl_inode *i)
+{
+	inode_clear(i, INODE_COPYING);
+	atomic_fetch_add(&o->copyup_done, 1);
+	if (atomic_load(&o->copyup_waiters))
+		futex_wake(&o->copyup_done, INT_MAX);
+}
+
+/* One copy-up under way. */
+struct copyup {
+	struct ovl *o;
+	const struct ovl_caller *caller;
+	struct ovl_inode *inode;
+	off_t limit;
+	struct ovl_inode *parent; /* referenced; NULL: an orphan, which stays nameless */
+	char name[NAME_MAX + 1];
+	struct layer_ref *from; /* where the lower object is */
+	const char *from_name;
+	struct layer_ref *to_dir; /* upper directory of the parent */
+	struct statx st;          /* of the lower object */
+	off_t size;               /* of the data to be copied */
+	char temp[FMT_TEMP_NAME_MAX];
+	bool has_temp;
+	int fd;           /* of a regular file */
+	bool broken_link; /* a lower hard link that loses its other names */
+	bool has_origin;
+};
+
+static int work_fd(const struct copyup *c)
+{
+	return layer_fd(c->o->work);
+}
+
+static int make_symlink(struct copyup *c)
+{
+	autofree char *target = malloc(PATH_MAX);
+	ssize_t n;
+
+	if (!target)
+		return -ENOMEM;
+	n = c->from->layer->ops->readlink(c->from, c->from_name, target, PATH_MAX - 1);
+	if (n < 0)
+		return (int)n;
+	target[n] = '\0';
+	return symlinkat(target, work_fd(c), c->temp) < 0 ? -errno : 0;
+}
+
+/* An empty object of the right type in work. */
+static int make_temp(struct copyup *c)
+{
+	mode_t type = c->st.stx_mode & S_IFMT;
+	int err = 0;
+
+	temp_name(c->o, c->temp);
+	for (;;) {
+		switch (type) {
+		case S_IFREG:
+			c->fd = openat(work_fd(c), c->temp,
+				       O_CREAT | O_EXCL | O_RDWR | O_NOFOLLOW | O_CLOEXEC, 0600);
+			err = c->fd < 0 ? -errno : 0;
+			break;
+		case S_IFDIR: err = mkdirat(work_fd(c), c->temp, 0700) < 0 ? -errno : 0; break;
+		case S_IFLNK: err = make_symlink(c); break;
+		default:
+			err = mknodat(work_fd(c), c->temp, type | 0600,
+				      makedev(c->st.stx_rdev_major, c->st.stx_rdev_minor)) < 0
+				      ? -errno
+				      : 0;
+			break;
+		}
+		if ((err != -EMFILE && err != -ENFILE) || !fdcache_shrink(&c->o->fds, 64))
+			break;
+	}
+	c->has_temp = err == 0;
+	return err;
+}
+
+static int copy_contents(struct copyup *c)
+{
+	autoref struct layer_ref *file = NULL;
+	int err;
+
+	if (c->size == 0)
+		return 0;
+	err = open_ref(c->o, c->from, c->from_name, LAYER_OPEN_READ, &file);
+	if (err < 0)
+		return err;
+	return copy_data(file, c->fd, c->size, c->caller);
+}
+
+/*
+ * Flags of chattr(1): those that only say how to store are set, those that forbid become an xattr,
+ * since in upper they would forbid it to the overlay.
+ */
+static int copy_flags(struct copyup *c)
+{
+	char value[2];
+	size_t len = fmt_protattr_encode(c->inode->protattr, value);
+	int flags = 0;
+	int now = 0;
+	autofd int fd = -1;
+
+	if (!S_ISREG(c->st.stx_mode) && !S_ISDIR(c->st.stx_mode))
+		return 0;
+	if (len) {
+		int err =
+			at_setxattr(work_fd(c), c->temp, xname(c->o, FMT_PROTATTR), value, len, 0);
+
+		if (err < 0 && err != -EOPNOTSUPP)
+			return err;
+	}
+	if (c->from->layer->ops->query(c->from, c->from_name, FS_IOC_GETFLAGS, &flags) < 0)
+		return 0;
+	flags &= FS_SYNC_FL | FS_NOATIME_FL;
+	if (!flags)
+		return 0;
+	fd = at_open(work_fd(c), c->temp, O_RDONLY | O_NONBLOCK);
+	if (fd < 0 || ioctl(fd, FS_IOC_GETFLAGS, &now) < 0)
+		return 0;
+	now |= flags;
+	/* as the kernel: a filesystem that knows no such flags loses them */
+	if (ioctl(fd, FS_IOC_SETFLAGS, &now) < 0)
+		log_debug("flags %x of '%s' are lost at copy-up", (unsigned int)flags, c->name);
+	return 0;
+}
+
+static int copy_metadata(struct copyup *c)
+{
+	struct timespec times[2];
+	int err = at_chown(work_fd(c), c->temp, c->st.stx_uid, c->st.stx_gid);
+
+	statx_times(&c->st, times);
+	/* An owner that has no number in our user namespace cannot be kept (CVE-2023-0386). */
+	if (err == -EINVAL)
+		return -EOVERFLOW;
+	if (err == 0) /* after the data and chown(2), which drop capabilities */
+		err = copy_xattrs(c->o, c->from, c->from_name, work_fd(c), c->temp);
+	if (err == 0 && !S_ISLNK(c->st.stx_mode))
+		err = at_chmod(work_fd(c), c->temp, c->st.stx_mode & 07777);
+	if (err == 0)
+		err = copy_flags(c);
+	if (err == 0)
+		err = at_utimens(work_fd(c), c->temp, times);
+	return err;
+}
+
+static int store_origin(struct copyup *c)
+{
+	uint8_t value[FMT_FH_MAX];
+	ssize_t size;
+	int err;
+
+	/* A broken hard link is another file than its origin. */
+	if (c->broken_link || c->o->no_xattr)
+		return 0;
+	size = origin_encode(c->o, c->from, c->from_name, value);
+	if (size < 0)
+		return (int)size;
+	c->has_origin = size > 0;
+	err = at_setxattr(work_fd(c), c->temp, xname(c->o, FMT_ORIGIN), value, (size_t)size, 0);
+	/* user.* xattrs exist on files and directories only; the origin is a hint, not data */
+	if (err == -EOPNOTSUPP || (err == -EPERM && c->o->userxattr)) {
+		c->has_origin = false;
+		return 0;
+	}
+	return err;
+}
+
+/* A name in upper without replacing anything. */
+static int publish_name(struct copyup *c)
+{
+	int to = layer_fd(c->to_dir);
+	int err = at_rename(work_fd(c), c->temp, to, c->name, RENAME_NOREPLACE);
+
+	if (err != -EINVAL)
+		return err;
+	/* The filesystem does not know the flag. */
+	if (!S_ISDIR(c->st.stx_mode)) {
+		err = at_link(work_fd(c), c->temp, to, c->name);
+		return err < 0 ? err : at_unlink(work_fd(c), c->temp, 0);
+	}
+	if (mkdirat(to, c->name, 0) < 0) /* an empty directory can be replaced */
+		return -errno;
+	return at_rename(work_fd(c), c->temp, to, c->name, 0);
+}
+
+/* Under the inode's lock: from here on the upper object is the object. */
+static void switch_to_upper(struct copyup *c)
+{
+	struct ovl_inode *i = c->inode;
+
+	inode_set(i, INODE_UPPER | (c->has_origin ? INODE_ORIGIN : 0));
+	atomic_fetch_add_explicit(&c->o->copied_up, 1, memory_order_relaxed);
+}
+
+static int publish(struct copyup *c)
+{
+	struct ovl_inode *i = c->inode;
+	struct statx parent_st;
+	struct statx st;
+	struct timespec times[2];
+	int err = 0;
+
+	if (c->has_origin)
+		err = mark_impure(c->o, c->parent, c->to_dir);
+	if (err == 0 && c->broken_link)
+		err = at_statx(work_fd(c), c->temp, &st);
+	if (err < 0)
+		return err;
+	lock_take(&c->parent->lock);
+	err = layer_stat(c->to_dir, "", &parent_st);
+	if (err == 0) {
+		lock_take(&i->lock);
+		err = publish_name(c);
+		if (err == 0) {
+			c->has_temp = false;
+			if (c->broken_link)
+				i->ino = ino_compose(c->o, statx_dev(&st), st.stx_ino);
+			switch_to_upper(c);
+		}
+		lock_drop(&i->lock);
+	}
+	if (err == 0) {
+		/* For its users nothing happened in the parent. */
+		statx_times(&parent_st, times);
+		at_utimens(layer_fd(c->to_dir), "", times);
+	}
+	lock_drop(&c->parent->lock);
+	/* Somebody put something into upper behind our back. */
+	return err == -EEXIST || err == -ENOTEMPTY ? -ESTALE : err;
+}
+
+/* An object without a name gets none in upper either. */
+static int publish_orphan(struct copyup *c)
+{
+	struct ovl_inode *i = c->inode;
+	struct layer_ref *self = NULL;
+	struct layer_ref *old;
+	int err = open_ref(c->o, c->o->work, c->temp, LAYER_OPEN_PATH, &self);
+
+	if (err == 0)
+		err = at_unlink(work_fd(c), c->temp, i->dir ? AT_REMOVEDIR : 0);
+	if (err < 0) {
+		layer_ref_put(self);
+		return err;
+	}
+	c->has_temp = false;
+	if (i->dir)
+		pthread_rwlock_wrlock(&c->o->topology);
+	lock_take(&i->lock);
+	old = i->self;
+	i->self = self;
+	switch_to_upper(c);
+	lock_drop(&i->lock);
+	if (i->dir)
+		pthread_rwlock_unlock(&c->o->topology);
+	layer_ref_put(old);
+	return 0;
+}
+
+static int run(struct copyup *c)
+{
+	int err = layer_stat(c->from, c->from_name, &c->st);
+
+	if (err == 0 && IFTODT(c->st.stx_mode) != c->inode->type)
+		err = -ESTALE;
+	if (err < 0)
+		return err == -ENOENT ? -ESTALE : err;
+	c->broken_link = !c->inode->dir && c->st.stx_nlink > 1;
+	if (S_ISREG(c->st.stx_mode))
+		c->size = (off_t)c->st.stx_size;
+	if (c->limit != COPY_ALL)
+		c->size = min(c->size, c->limit);
+	err = make_temp(c);
+	if (err == 0)
+		err = copy_contents(c);
+	if (err == 0)
+		err = copy_metadata(c);
+	if (err == 0 && c->parent)
+		err = store_origin(c);
+	/* What is seen after a crash is the whole file. */
+	if (err == 0 && c->size > 0 && fsync(c->fd) < 0)
+		err = -errno;
+	if (err == 0)
+		err = c->parent ? publish(c) : publish_orphan(c);
+	return err;
+}
+
+/* Where the object is and where it will be. */
+static int locate(struct copyup *c)
+{
+	struct ovl_inode *i = c->inode;
+	int err;
+
+	if (c->parent) {
+		err = dir_ref(c->o, c->parent, 0, false, &c->to_dir);
+		if (err < 0)
+			return err;
+	}
+	c->from_name = "";
+	if (!c->parent) {
+		c->from = layer_ref_get(i->self);
+		return 0;
+	}
+	if (i->dir)
+		return dir_ref(c->o, i, i->dir->lower[0].layer, false, &c->from);
+	c->from_name = c->name;
+	return dir_ref(c->o, c->parent, i->lower, false, &c->from);
+}
+
+static int copy_up_one(struct ovl *o, const struct ovl_caller *caller, struct ovl_inode *i,
+		       off_t limit)
+{
+	struct copyup c = { .o = o, .caller = caller, .inode = i, .limit = limit, .fd = -1 };
+	int err;
+
+	lock_take(&i->lock);
+	copyup_wait(o, i);
+	if (inode_has(i, INODE_UPPER)) {
+		lock_drop(&i->lock);
+		return 0;
+	}
+	if (i->names) {
+		c.parent = i->names->parent;
+		atomic_fetch_add_explicit(&c.parent->refs, 1, memory_order_relaxed);
+		memcpy(c.name, i->names->text, (size_t)i->names->len + 1);
+	} else if (!i->self) {
+		lock_drop(&i->lock);
+		return -ESTALE;
+	}
+	inode_set(i, INODE_COPYING);
+	lock_drop(&i->lock);
+
+	err = locate(&c);
+	if (err == 0)
+		err = run(&c);
+	if (c.has_temp)
+		work_remove(o, c.temp);
+	close_fd(c.fd);
+	if (err == 0)
+		fdcache_drop(&o->fds, &i->file); /* the lower one */
+
+	lock_take(&i->lock);
+	copyup_end(o, i);
+	lock_drop(&i->lock);
+	layer_ref_put(c.from);
+	layer_ref_put(c.to_dir);
+	if (err == 0) {
+		attr_notify(o, i);
+		if (c.parent)
+			attr_notify(o, c.parent);
+	}
+	inode_put(o, c.parent);
+	return err;
+}
+
+/* The topmost of @i and its ancestors that is not in upper, with a reference. */
+static struct ovl_inode *topmost_missing(struct ovl *o, struct ovl_inode *i)
+{
+	struct ovl_inode *found = i;
+
+	pthread_rwlock_rdlock(&o->topology);
+	lock_take(&i->lock);
+	for (struct ovl_name *n = i->names; n; n = n->parent->names)
+		if (!inode_has(n->parent, INODE_UPPER))
+			found = n->parent;
+	atomic_fetch_add_explicit(&found->refs, 1, memory_order_relaxed);
+	lock_drop(&i->lock);
+	pthread_rwlock_unlock(&o->topology);
+	return found;
+}
+
+int copy_up(struct ovl *o, const struct ovl_caller *caller, struct ovl_inode *i, off_t limit)
+{
+	if (!o->has_upper)
+		return -EROFS;
+	while (!inode_has(i, INODE_UPPER)) {
+		struct ovl_inode *next = topmost_missing(o, i);
+		int err = copy_up_one(o, caller, next, next == i ? limit : COPY_ALL);
+
+		inode_put(o, next);
+		if (err < 0)
+			return err;
+	}
+	return 0;
+}

@@ -1,0 +1,506 @@
+// SPDX-License-Identifier: MIT
+/*
+ * New objects and new names.
+ *
+ * An object is made directly in upper, in one system call under the caller's identity, where
+ * nothing is in the way. Over a whiteout, or when we may not act as the caller, it is built in
+ * workdir and moved into place by one rename. A crash leaves the name as it was, or the whole
+ * object.
+ */
+#include <fcntl.h>
+#include <sys/fsuid.h>
+
+#include "overlay/internal.h"
+#include "util/at.h"
+
+#define ACL_ACCESS  "system.posix_acl_access"
+#define ACL_DEFAULT "system.posix_acl_default"
+
+struct creation {
+	struct ovl *o;
+	const struct ovl_caller *caller;
+	struct ovl_inode *parent;
+	struct layer_ref *dir; /* upper directory of the parent */
+	const char *name;
+	mode_t mode; /* with the type; umask applied unless the default ACL does that */
+	dev_t rdev;
+	const char *target; /* of a symlink */
+	bool has_default_acl;
+	bool opaque;
+	int fd; /* of a regular file */
+};
+
+int upper_parent(struct ovl *o, const struct ovl_caller *caller, struct ovl_inode *dir,
+		 struct layer_ref **ref)
+{
+	int err = copy_up(o, caller, dir, COPY_ALL);
+
+	return err < 0 ? err : dir_ref(o, dir, 0, false, ref);
+}
+
+bool upper_has_whiteout(struct ovl *o, struct layer_ref *dir, const char *name)
+{
+	struct statx st;
+
+	return layer_stat(dir, name, &st) == 0 && fmt_is_whiteout(&st);
+}
+
+/*
+ * Acting as the caller, so that an object has its owner from the beginning. Per thread; our
+ * capabilities stay if the process has SECBIT_NO_SETUID_FIXUP, else what then is forbidden goes
+ * through workdir.
+ */
+static bool become(const struct creation *c)
+{
+	if (c->caller->uid == c->o->uid && c->caller->gid == c->o->gid)
+		return false;
+	if (!c->o->may_setfsid)
+		return false;
+	setfsgid(c->caller->gid);
+	setfsuid(c->caller->uid);
+	return true;
+}
+
+static void come_back(const struct creation *c)
+{
+	setfsuid(c->o->uid);
+	setfsgid(c->o->gid);
+}
+
+/* One system call that makes the object. */
+static int make(struct creation *c, int dirfd, const char *name)
+{
+	int err;
+
+	for (;;) {
+		switch (c->mode & S_IFMT) {
+		case S_IFREG:
+			c->fd = openat(dirfd, name,
+				       O_CREAT | O_EXCL | O_RDWR | O_NOFOLLOW | O_CLOEXEC,
+				       c->mode & 07777);
+			err = c->fd < 0 ? -errno : 0;
+			break;
+		case S_IFDIR: err = mkdirat(dirfd, name, c->mode & 07777) < 0 ? -errno : 0; break;
+		case S_IFLNK: err = symlinkat(c->target, dirfd, name) < 0 ? -errno : 0; break;
+		default: err = mknodat(dirfd, name, c->mode, c->rdev) < 0 ? -errno : 0; break;
+		}
+		if ((err != -EMFILE && err != -ENFILE) || !fdcache_shrink(&c->o->fds, 64))
+			return err;
+	}
+}
+
+static int make_as_caller(struct creation *c, int dirfd, const char *name)
+{
+	bool switched = become(c);
+	int err = make(c, dirfd, name);
+
+	if (switched)
+		come_back(c);
+	return err;
+}
+
+/* What the filesystem does for an object made in place: inheritance from the parent. */
+static int inherit(struct creation *c, int work, const char *temp)
+{
+	autofree char *def = NULL;
+	struct acl_inherited acl = { .mode = c->mode };
+	struct statx parent;
+	gid_t gid = c->caller->gid;
+	ssize_t size = 0;
+	int err = layer_stat(c->dir, "", &parent);
+
+	if (err < 0)
+		return err;
+	if (parent.stx_mode & S_ISGID) {
+		gid = parent.stx_gid;
+		if (S_ISDIR(c->mode))
+			acl.mode |= S_ISGID;
+	}
+	err = at_chown(work, temp, c->caller->uid, gid);
+	if (err < 0 || S_ISLNK(c->mode))
+		return err;
+	if (c->has_default_acl) {
+		size = layer_getxattr(c->dir, "", ACL_DEFAULT, NULL, 0);
+		if (size < 0)
+			return (int)size;
+		def = malloc((size_t)size + 1);
+		if (!def)
+			return -ENOMEM;
+		size = layer_getxattr(c->dir, "", ACL_DEFAULT, def, (size_t)size);
+		if (size < 0)
+			return (int)size;
+		err = acl_inherit(def, (size_t)size, acl.mode, &acl);
+		if (err < 0)
+			return err;
+	}
+	err = at_chmod(work, temp, acl.mode & 07777);
+	if (err == 0 && acl.size)
+		err = at_setxattr(work, temp, ACL_ACCESS, acl.access, acl.size, 0);
+	if (err == 0 && size && S_ISDIR(c->mode))
+		err = at_setxattr(work, temp, ACL_DEFAULT, def, (size_t)size, 0);
+	free(acl.access);
+	return err;
+}
+
+static int build_in_work(struct creation *c, const char *temp, bool over_whiteout)
+{
+	int work = layer_fd(c->o->work);
+	int err = inherit(c, work, temp);
+
+	if (err < 0 || !over_whiteout || !S_ISDIR(c->mode))
+		return err;
+	/* What the whiteout hid must not come back inside. */
+	if (c->o->no_xattr)
+		return -EIO;
+	c->opaque = true;
+	return at_setxattr(work, temp, xname(c->o, FMT_OPAQUE), "y", 1, 0);
+}
+
+static int move_into_place(struct creation *c, const char *temp, bool over_whiteout)
+{
+	int work = layer_fd(c->o->work);
+	int dir = layer_fd(c->dir);
+	int err;
+
+	if (!over_whiteout)
+		return at_rename(work, temp, dir, c->name, RENAME_NOREPLACE);
+	if (!S_ISDIR(c->mode))
+		return at_rename(work, temp, dir, c->name, 0);
+	err = at_rename(work, temp, dir, c->name, RENAME_EXCHANGE);
+	if (err == 0)
+		at_unlink(work, temp, 0); /* the whiteout */
+	return err;
+}
+
+static int make_through_work(struct creation *c, bool over_whiteout)
+{
+	char temp[FMT_TEMP_NAME_MAX];
+	int err;
+
+	temp_name(c->o, temp);
+	err = make(c, layer_fd(c->o->work), temp);
+	if (err < 0)
+		return err;
+	err = build_in_work(c, temp, over_whiteout);
+	if (err == 0)
+		err = move_into_place(c, temp, over_whiteout);
+	if (err < 0)
+		work_remove(c->o, temp);
+	return err;
+}
+
+/* Whether the real parent has a default ACL, which then takes the place of the umask. */
+static int find_default_acl(struct creation *c)
+{
+	ssize_t n;
+
+	if (!c->o->has_acl || inode_has(c->parent, INODE_NO_DEFACL))
+		return 0;
+	n = layer_getxattr(c->dir, "", ACL_DEFAULT, NULL, 0);
+	if (n == -ENODATA || n == -EOPNOTSUPP) {
+		inode_set(c->parent, INODE_NO_DEFACL);
+		return 0;
+	}
+	c->has_default_acl = n > 0;
+	return n < 0 ? (int)n : 0;
+}
+
+/* Makes the object under the parent's lock. */
+static int create_locked(struct creation *c)
+{
+	int err = find_default_acl(c);
+
+	if (err < 0)
+		return err;
+	if (!c->has_default_acl && !S_ISLNK(c->mode))
+		c->mode &= ~(c->caller->umask & 0777);
+	err = make_as_caller(c, layer_fd(c->dir), c->name);
+	if (err == -EEXIST && upper_has_whiteout(c->o, c->dir, c->name))
+		return make_through_work(c, true);
+	if ((err == -EACCES || err == -EPERM) && c->caller->uid != c->o->uid)
+		return make_through_work(c, false);
+	return err;
+}
+
+/* Makes the inode of an object just made. */
+static int adopt_new(struct creation *c, struct ovl_inode **out)
+{
+	struct looked_up l = { .flags = INODE_UPPER | (c->opaque ? INODE_OPAQUE : 0) };
+	int err = layer_stat(c->dir, c->name, &l.st);
+
+	if (err < 0)
+		return err;
+	l.ino = ino_compose(c->o, statx_dev(&l.st), l.st.stx_ino);
+	if (S_ISDIR(l.st.stx_mode)) {
+		l.stack = calloc(1, sizeof(*l.stack));
+		if (!l.stack)
+			return -ENOMEM;
+	}
+	err = lookup_instantiate(c->o, c->parent, c->name, &l, out);
+	looked_up_free(&l);
+	return err;
+}
+
+static int create(struct creation *c, struct ovl_inode **out)
+{
+	int err = name_check(c->o, c->name);
+
+	if (err == 0)
+		err = protattr_check(c->parent, true);
+	if (err == 0)
+		err = upper_parent(c->o, c->caller, c->parent, &c->dir);
+	if (err < 0)
+		return err;
+	lock_take(&c->parent->lock);
+	err = create_locked(c);
+	if (err == 0)
+		err = adopt_new(c, out);
+	lock_drop(&c->parent->lock);
+	layer_ref_put(c->dir);
+	return err;
+}
+
+/* @i's contents are open as @fd, which is taken over. */
+static int adopt_fd(struct ovl *o, struct ovl_inode *i, int *fd)
+{
+	struct layer_ref *ref = layer_dir_adopt(&o->layers[0], *fd, true);
+
+	if (!ref)
+		return -ENOMEM;
+	take_fd(fd);
+	fdcache_set(&o->fds, &i->file, ref);
+	layer_ref_put(ref);
+	return 0;
+}
+
+static int create_entry(struct creation *c, ovl_node parent, bool keep_open, struct ovl_entry *out)
+{
+	struct ovl_inode *i = NULL;
+	int err;
+
+	c->fd = -1;
+	c->parent = inode_get_dir(c->o, parent, &err);
+	if (!c->parent)
+		return err;
+	err = create(c, &i);
+	if (err == 0 && keep_open)
+		err = adopt_fd(c->o, i, &c->fd);
+	if (err == 0)
+		err = entry_fill(c->o, i, out);
+	if (err == 0 && keep_open) {
+		lock_take(&i->lock);
+		i->nopen++;
+		lock_drop(&i->lock);
+	}
+	close_fd(c->fd);
+	inode_put(c->o, i);
+	inode_put(c->o, c->parent);
+	return err;
+}
+
+int ovl_mknod(struct ovl *o, const struct ovl_caller *caller, ovl_node parent, const char *name,
+	      mode_t mode, dev_t rdev, struct ovl_entry *out)
+{
+	struct creation c = { .o = o, .caller = caller, .name = name, .mode = mode, .rdev = rdev };
+
+	if (!(mode & S_IFMT))
+		c.mode |= S_IFREG;
+	if (S_ISCHR(mode) && rdev == 0) /* it would be a whiteout */
+		return -EPERM;
+	if (S_ISDIR(mode) || S_ISLNK(mode))
+		return -EINVAL;
+	return create_entry(&c, parent, false, out);
+}
+
+int ovl_mkdir(struct ovl *o, const struct ovl_caller *caller, ovl_node parent, const char *name,
+	      mode_t mode, struct ovl_entry *out)
+{
+	struct creation c = {
+		.o = o, .caller = caller, .name = name, .mode = S_IFDIR | (mode & 07777)
+	};
+
+	return create_entry(&c, parent, false, out);
+}
+
+int ovl_symlink(struct ovl *o, const struct ovl_caller *caller, ovl_node parent, const char *name,
+		const char *target, struct ovl_entry *out)
+{
+	struct creation c = {
+		.o = o, .caller = caller, .name = name, .mode = S_IFLNK | 0777, .target = target
+	};
+
+	return create_entry(&c, parent, false, out);
+}
+
+int ovl_create_file(struct ovl *o, const struct ovl_caller *caller, ovl_node parent,
+		    const char *name, mode_t mode, int flags, struct ovl_entry *out)
+{
+	struct creation c = {
+		.o = o, .caller = caller, .name = name, .mode = S_IFREG | (mode & 07777)
+	};
+
+	return create_entry(&c, parent, true, out);
+}
+
+/* An inode without a name for an O_TMPFILE. @fd is taken over. */
+static int adopt_tmpfile(struct ovl *o, int *fd, struct ovl_inode **out)
+{
+	struct ovl_inode *i;
+	struct statx st;
+	autofd int self = fcntl(*fd, F_DUPFD_CLOEXEC, 3);
+	int err = self < 0 ? -errno : at_statx(*fd, "", &st);
+
+	if (err < 0)
+		return err;
+	i = inode_new(o, DT_REG, NULL);
+	if (!i)
+		return -ENOMEM;
+	i->flags = INODE_UPPER | INODE_ORPHAN;
+	i->ino = ino_compose(o, statx_dev(&st), st.stx_ino);
+	i->self = layer_dir_adopt(&o->layers[0], self, true);
+	if (i->self) {
+		take_fd(&self);
+		err = inode_insert(o, i);
+	} else {
+		err = -ENOMEM;
+	}
+	if (err == 0)
+		err = adopt_fd(o, i, fd);
+	if (err < 0)
+		inode_put(o, i);
+	else
+		*out = i;
+	return err;
+}
+
+static int open_tmpfile(struct creation *c)
+{
+	bool switched;
+	int err = find_default_acl(c);
+
+	if (err < 0)
+		return err;
+	if (!c->has_default_acl)
+		c->mode &= ~(c->caller->umask & 0777);
+	switched = become(c);
+	c->fd = openat(layer_fd(c->dir), ".", O_TMPFILE | O_RDWR | O_CLOEXEC, c->mode & 07777);
+	err = c->fd < 0 ? -errno : 0;
+	if (switched)
+		come_back(c);
+	return err == -EISDIR || err == -ENOENT ? -EOPNOTSUPP : err;
+}
+
+int ovl_tmpfile(struct ovl *o, const struct ovl_caller *caller, ovl_node parent, mode_t mode,
+		int flags, struct ovl_entry *out)
+{
+	struct creation c = {
+		.o = o, .caller = caller, .mode = S_IFREG | (mode & 07777), .fd = -1
+	};
+	struct ovl_inode *i = NULL;
+	int err;
+
+	c.parent = inode_get_dir(o, parent, &err);
+	if (!c.parent)
+		return err;
+	err = upper_parent(o, caller, c.parent, &c.dir);
+	if (err == 0)
+		err = open_tmpfile(&c);
+	if (err == 0)
+		err = adopt_tmpfile(o, &c.fd, &i);
+	if (err == 0)
+		err = entry_fill(o, i, out);
+	if (err == 0) {
+		lock_take(&i->lock);
+		i->nopen++;
+		lock_drop(&i->lock);
+	}
+	close_fd(c.fd);
+	layer_ref_put(c.dir);
+	inode_put(o, i);
+	inode_put(o, c.parent);
+	return err;
+}
+
+/* Links the real object, over a whiteout at need. The locks of both are held. */
+static int link_real(struct ovl *o, struct reach *from, struct layer_ref *dir, const char *name)
+{
+	char temp[FMT_TEMP_NAME_MAX];
+	int err = at_link(layer_fd(from->at), from->name, layer_fd(dir), name);
+
+	if (err != -EEXIST || !upper_has_whiteout(o, dir, name))
+		return err;
+	temp_name(o, temp);
+	err = at_link(layer_fd(from->at), from->name, layer_fd(o->work), temp);
+	if (err < 0)
+		return err;
+	err = at_rename(layer_fd(o->work), temp, layer_fd(dir), name, 0);
+	if (err < 0)
+		work_remove(o, temp);
+	return err;
+}
+
+static int link_inode(struct ovl *o, struct ovl_inode *i, struct ovl_inode *parent,
+		      struct layer_ref *dir, const char *name)
+{
+	struct layer_ref *self = NULL;
+	struct ovl_inode *other = NULL;
+	struct statx st;
+	struct reach r;
+	struct ovl_name *n = name_new(parent, name, strlen(name));
+	int err = n ? reach_in(o, parent, i, &r) : -ENOMEM;
+
+	if (err < 0) {
+		name_free(o, n);
+		return err;
+	}
+	err = protattr_check(i, false);
+	if (err == 0 && inode_has(i, INODE_ORIGIN))
+		err = mark_impure(o, parent, dir);
+	if (err == 0)
+		err = link_real(o, &r, dir, name);
+	if (err == 0) {
+		name_insert(o, n, i, &other);
+		if (i->self) { /* an O_TMPFILE gets its first name */
+			self = i->self;
+			i->self = NULL;
+			inode_clear(i, INODE_ORPHAN);
+		}
+		if (layer_stat(dir, name, &st) == 0)
+			inode_put(o, link_insert(o, i, statx_dev(&st), st.stx_ino));
+	} else {
+		name_free(o, n);
+	}
+	reach_in_done(parent, i, &r);
+	layer_ref_put(self);
+	inode_put(o, other);
+	return err;
+}
+
+int ovl_link(struct ovl *o, const struct ovl_caller *caller, ovl_node node, ovl_node parent,
+	     const char *name, struct ovl_entry *out)
+{
+	autoref struct layer_ref *dir = NULL;
+	struct ovl_inode *i = inode_get(o, node);
+	int err;
+	struct ovl_inode *p = inode_get_dir(o, parent, &err);
+
+	if (!i)
+		err = -ESTALE;
+	else if (err == 0 && i->dir)
+		err = -EPERM;
+	if (err == 0)
+		err = name_check(o, name);
+	if (err == 0)
+		err = protattr_check(p, true);
+	if (err == 0)
+		err = copy_up(o, caller, i, COPY_ALL);
+	if (err == 0)
+		err = upper_parent(o, caller, p, &dir);
+	if (err == 0)
+		err = link_inode(o, i, p, dir, name);
+	if (err == 0)
+		err = entry_fill(o, i, out);
+	inode_put(o, i);
+	inode_put(o, p);
+	return err;
+}

@@ -1,0 +1,225 @@
+// SPDX-License-Identifier: MIT
+#include "format.h"
+
+#include <endian.h>
+#include <errno.h>
+#include <limits.h>
+#include <linux/fs.h>
+#include <linux/limits.h>
+#include <stdio.h>
+#include <string.h>
+
+static const char *const trusted_names[FMT_XATTR_COUNT] = {
+	[FMT_OPAQUE] = FMT_PREFIX_TRUSTED "opaque",
+	[FMT_REDIRECT] = FMT_PREFIX_TRUSTED "redirect",
+	[FMT_ORIGIN] = FMT_PREFIX_TRUSTED "origin",
+	[FMT_IMPURE] = FMT_PREFIX_TRUSTED "impure",
+	[FMT_NLINK] = FMT_PREFIX_TRUSTED "nlink",
+	[FMT_UPPER] = FMT_PREFIX_TRUSTED "upper",
+	[FMT_UUID] = FMT_PREFIX_TRUSTED "uuid",
+	[FMT_METACOPY] = FMT_PREFIX_TRUSTED "metacopy",
+	[FMT_PROTATTR] = FMT_PREFIX_TRUSTED "protattr",
+	[FMT_WHITEOUT] = FMT_PREFIX_TRUSTED "whiteout",
+};
+
+static const char *const user_names[FMT_XATTR_COUNT] = {
+	[FMT_OPAQUE] = FMT_PREFIX_USER "opaque",     [FMT_REDIRECT] = FMT_PREFIX_USER "redirect",
+	[FMT_ORIGIN] = FMT_PREFIX_USER "origin",     [FMT_IMPURE] = FMT_PREFIX_USER "impure",
+	[FMT_NLINK] = FMT_PREFIX_USER "nlink",       [FMT_UPPER] = FMT_PREFIX_USER "upper",
+	[FMT_UUID] = FMT_PREFIX_USER "uuid",         [FMT_METACOPY] = FMT_PREFIX_USER "metacopy",
+	[FMT_PROTATTR] = FMT_PREFIX_USER "protattr", [FMT_WHITEOUT] = FMT_PREFIX_USER "whiteout",
+};
+
+/* What escaping inserts after the prefix. */
+#define ESCAPE "overlay."
+
+/* struct ovl_fb */
+#define FH_VERSION         0
+#define FH_MAGIC           0xfb
+#define FH_FLAG_BIG_ENDIAN (1 << 0)
+#define FH_FLAG_ANY_ENDIAN (1 << 1)
+#define FH_FLAG_PATH_UPPER (1 << 2)
+#define FH_FLAG_ALL        (FH_FLAG_BIG_ENDIAN | FH_FLAG_ANY_ENDIAN | FH_FLAG_PATH_UPPER)
+#define FH_FLAG_CPU_ENDIAN (__BYTE_ORDER == __BIG_ENDIAN ? FH_FLAG_BIG_ENDIAN : 0)
+
+struct fh_header {
+	uint8_t version;
+	uint8_t magic;
+	uint8_t len;
+	uint8_t flags;
+	uint8_t type;
+	uint8_t uuid[16];
+} __attribute__((packed));
+_Static_assert(sizeof(struct fh_header) == FMT_FH_HEADER, "struct ovl_fb is packed");
+
+static const char *prefix(bool userxattr)
+{
+	return userxattr ? FMT_PREFIX_USER : FMT_PREFIX_TRUSTED;
+}
+
+const char *fmt_xattr_name(bool userxattr, enum fmt_xattr which)
+{
+	return (userxattr ? user_names : trusted_names)[which];
+}
+
+int fmt_xattr_of(bool userxattr, const char *name)
+{
+	const char *const *names = userxattr ? user_names : trusted_names;
+
+	if (!fmt_xattr_is_own(userxattr, name))
+		return -1;
+	for (int i = 0; i < FMT_XATTR_COUNT; i++)
+		if (!strcmp(names[i], name))
+			return i;
+	return -1;
+}
+
+bool fmt_xattr_is_own(bool userxattr, const char *name)
+{
+	const char *p = prefix(userxattr);
+
+	return !strncmp(name, p, strlen(p));
+}
+
+int fmt_xattr_escape(bool userxattr, const char *name, char *out, size_t size)
+{
+	const char *p = prefix(userxattr);
+	int n;
+
+	if (fmt_xattr_is_own(userxattr, name))
+		n = snprintf(out, size, "%s" ESCAPE "%s", p, name + strlen(p));
+	else
+		n = snprintf(out, size, "%s", name);
+	return n < 0 || (size_t)n >= size || n > XATTR_NAME_MAX ? -EOPNOTSUPP : 0;
+}
+
+int fmt_xattr_unescape(bool userxattr, const char *stored, char *out, size_t size)
+{
+	const char *p = prefix(userxattr);
+	int n;
+
+	if (!fmt_xattr_is_own(userxattr, stored)) {
+		n = snprintf(out, size, "%s", stored);
+	} else {
+		const char *rest = stored + strlen(p);
+
+		if (strncmp(rest, ESCAPE, strlen(ESCAPE)) != 0)
+			return -ENODATA;
+		n = snprintf(out, size, "%s%s", p, rest + strlen(ESCAPE));
+	}
+	return n < 0 || (size_t)n >= size ? -ENODATA : 0;
+}
+
+enum fmt_opaque fmt_opaque_value(const void *value, ssize_t size)
+{
+	if (size != 1)
+		return FMT_NOT_OPAQUE;
+	switch (*(const char *)value) {
+	case 'y': return FMT_IS_OPAQUE;
+	case 'x': return FMT_XWHITEOUTS;
+	default: return FMT_NOT_OPAQUE;
+	}
+}
+
+int fmt_redirect_check(const char *value, size_t size)
+{
+	const char *end = value + size;
+
+	if (size == 0 || memchr(value, '\0', size))
+		return -EINVAL;
+	if (*value != '/')
+		return memchr(value, '/', size) ? -EINVAL : 0;
+	while (value < end) { /* at a slash, which a component has to follow */
+		const char *start = ++value;
+
+		while (value < end && *value != '/')
+			value++;
+		if (value == start)
+			return -EINVAL;
+	}
+	return 0;
+}
+
+int fmt_metacopy_check(const void *value, size_t size)
+{
+	const uint8_t *v = value;
+
+	/* {version, len, flags, digest algorithm, digest[]}, or empty */
+	if (size == 0)
+		return 0;
+	return size < 4 || size > 4 + 64 || v[0] != 0 || v[1] != size ? -EIO : 0;
+}
+
+unsigned int fmt_protattr_decode(const char *value, ssize_t size)
+{
+	unsigned int flags = 0;
+
+	for (ssize_t i = 0; i < size; i++) {
+		if (value[i] == 'a')
+			flags |= FS_APPEND_FL;
+		else if (value[i] == 'i')
+			flags |= FS_IMMUTABLE_FL;
+		else
+			return 0;
+	}
+	return flags;
+}
+
+size_t fmt_protattr_encode(unsigned int flags, char out[2])
+{
+	size_t n = 0;
+
+	if (flags & FS_APPEND_FL)
+		out[n++] = 'a';
+	if (flags & FS_IMMUTABLE_FL)
+		out[n++] = 'i';
+	return n;
+}
+
+ssize_t fmt_fh_encode(const struct fmt_fh *fh, uint8_t out[FMT_FH_MAX])
+{
+	struct fh_header h = {
+		.version = FH_VERSION,
+		.magic = FH_MAGIC,
+		.flags = FH_FLAG_CPU_ENDIAN,
+		.type = fh->type,
+	};
+	size_t len = sizeof(h) + fh->fid_len;
+
+	if (fh->fid_len > sizeof(fh->fid) || len > FMT_FH_MAX)
+		return -EOVERFLOW;
+	h.len = (uint8_t)len;
+	memcpy(h.uuid, fh->uuid, sizeof(h.uuid));
+	memcpy(out, &h, sizeof(h));
+	memcpy(out + sizeof(h), fh->fid, fh->fid_len);
+	return (ssize_t)len;
+}
+
+int fmt_fh_decode(const void *value, size_t size, struct fmt_fh *fh)
+{
+	struct fh_header h;
+
+	if (size == 0)
+		return -ENODATA;
+	if (size < sizeof(h))
+		return -EINVAL;
+	memcpy(&h, value, sizeof(h));
+	if (h.magic != FH_MAGIC || h.len > size || h.len < sizeof(h))
+		return -EINVAL;
+	if (h.version > FH_VERSION || (h.flags & ~FH_FLAG_ALL))
+		return -ENODATA;
+	if (!(h.flags & FH_FLAG_ANY_ENDIAN) && (h.flags & FH_FLAG_BIG_ENDIAN) != FH_FLAG_CPU_ENDIAN)
+		return -ENODATA;
+	if (h.len - sizeof(h) > sizeof(fh->fid))
+		return -ENODATA;
+	fh->type = h.type;
+	memcpy(fh->uuid, h.uuid, sizeof(fh->uuid));
+	fh->fid_len = (uint8_t)(h.len - sizeof(h));
+	memcpy(fh->fid, (const uint8_t *)value + sizeof(h), fh->fid_len);
+	return 0;
+}
+
+void fmt_temp_name(uint64_t n, char out[FMT_TEMP_NAME_MAX])
+{
+	snprintf(out, FMT_TEMP_NAME_MAX, "#%llx", (unsigned long long)n);
+}

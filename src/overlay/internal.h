@@ -1,0 +1,420 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * What the files of the engine share. See docs/architecture.md for the picture.
+ *
+ * Locks, in the order in which they are taken:
+ *   1. ovl.topology      names of directories. Written by rename of a directory and rmdir, read
+ * while the path of a directory is built (reach.c) and by renames between directories.
+ *   2. ovl_inode.lock    of directories: held while their contents change (parent before child; the
+ * two parents of a rename by address, under topology)
+ *   3. ovl_inode.lock    of other objects (two of them by address): where the object is
+ *   4. ovl.whiteout_lock the shared whiteout
+ *   5. leaves, never two at once: the table's shards, the name and link shards, the fd cache
+ * None of them is held across a copy of data, a wait for another request, or a reply.
+ */
+#pragma once
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <string.h>
+#include <sys/sysmacros.h>
+
+#include "overlay/fdcache.h"
+#include "overlay/format.h"
+#include "overlay/layer.h"
+#include "overlay/ovl.h"
+#include "util/base.h"
+#include "util/lock.h"
+
+struct ovl_inode;
+
+/* A name of an object: a directory entry of the union that somebody looked up. */
+struct ovl_name {
+	struct ovl_name *hash_next; /* guarded by its name shard */
+	struct ovl_name *next;      /* of the inode's other names; guarded by the inode's lock */
+	struct ovl_inode *parent;   /* a reference is held */
+	struct ovl_inode *inode;    /* none is held: the inode owns its names */
+	uint32_t hash;
+	uint8_t len;
+	char text[];
+};
+
+/* One real directory of those that a directory unites. */
+struct real_dir {
+	struct layer_ref *ref; /* slot of the fd cache */
+	/*
+	 * Path below the layer's root where a redirect leads; NULL: the directory of the same layer
+	 * in the parent, and there our name. Constant.
+	 */
+	char *path;
+	uint16_t layer; /* constant */
+};
+
+/* The real directories of a directory. The array is fixed when the inode is made. */
+struct dirstack {
+	struct real_dir upper; /* meaningful once INODE_UPPER is set */
+	uint16_t lower_count;
+	struct real_dir lower[]; /* topmost first */
+};
+
+enum inode_flag {
+	INODE_UPPER = 1 << 0,   /* has an upper object; set once, by copy-up */
+	INODE_ORIGIN = 1 << 1,  /* upper object that knows its lower origin */
+	INODE_IMPURE = 1 << 2,  /* upper directory is marked impure */
+	INODE_OPAQUE = 1 << 3,  /* upper directory is marked opaque */
+	INODE_COPYING = 1 << 4, /* somebody copies it up; set and cleared under the lock */
+	INODE_ORPHAN = 1 << 5,  /* has no name any more, or never had: self is set */
+	INODE_LINKED = 1 << 6,  /* is in the link hash; guarded by its shard */
+	INODE_XWHITE = 1 << 7,  /* a lower directory may hold xattr whiteouts */
+	INODE_COPIED = 1 << 8,  /* copied up from a lower with several links: its number changed */
+	INODE_NO_DEFACL = 1 << 9, /* upper directory is known to have no default ACL */
+};
+
+struct ovl_inode {
+	ovl_node node;         /* constant */
+	uint64_t nlookup;      /* guarded by the table shard */
+	_Atomic uint32_t refs; /* lookups (one for all), names of children, running calls */
+	struct lock lock;
+	_Atomic uint32_t flags; /* enum inode_flag; changed under the lock */
+	uint32_t nopen;         /* open files; guarded by the lock */
+	uint16_t lower;         /* layer of the lower object, 0: none; non-directories; constant */
+	uint8_t type;           /* DT_*; constant */
+	_Atomic uint8_t protattr; /* FS_IMMUTABLE_FL, FS_APPEND_FL; changed under the lock */
+	_Atomic uint64_t ino;     /* st_ino of the union; changed at copy-up */
+	struct ovl_name *names;   /* guarded by the lock; of a directory also by topology */
+	struct dirstack *dir;     /* directories; constant */
+	/*
+	 * The object itself, when no name leads to it: unlinked and still in use, or O_TMPFILE.
+	 * Guarded by the lock, of directories also by topology. A reference is held.
+	 */
+	struct layer_ref *self;
+	struct layer_ref *file; /* opened contents; slot of the fd cache */
+
+	/* Link hash (table.c): where hard links find each other. */
+	struct ovl_inode *link_next; /* guarded by the link shard */
+	uint64_t link_ino;           /* st_ino and st_dev of the real object */
+	dev_t link_dev;
+};
+
+#define TABLE_SHARDS 64
+#define CHUNK_SLOTS  4096
+#define CHUNKS_MAX   (1 << 18) /* 2^30 inodes */
+
+struct slot {
+	struct ovl_inode *inode; /* NULL: free */
+	uint32_t generation;     /* of the inode that lives here or will next */
+	uint32_t next_free;
+};
+
+struct slot_shard {
+	pthread_mutex_t lock;
+};
+
+/* Each shard is a hash table of its own, which grows under its own lock. */
+struct name_shard {
+	pthread_mutex_t lock;
+	struct ovl_name **buckets;
+	size_t mask;
+	size_t count;
+};
+
+struct link_shard {
+	pthread_mutex_t lock;
+	struct ovl_inode **buckets;
+	size_t mask;
+	size_t count;
+};
+
+struct table {
+	struct slot_shard shards[TABLE_SHARDS]; /* by slot index: slot.inode, inode.nlookup */
+	struct name_shard names[TABLE_SHARDS];
+	struct link_shard links[TABLE_SHARDS];
+	struct slot *_Atomic *chunks;
+	pthread_mutex_t alloc_lock; /* making of chunks, the free list */
+	_Atomic uint32_t slots;     /* ever used */
+	uint32_t free_head;         /* 0: none */
+	_Atomic uint64_t inodes;
+	_Atomic uint64_t name_count;
+	uint64_t seed; /* of the hash, so that nobody can choose names that collide */
+};
+
+struct ovl {
+	/* Constant after ovl_create(). */
+	struct layer *layers; /* [0]: upper, without root if there is none */
+	unsigned int lower_count;
+	bool has_upper;
+	bool userxattr;       /* user.overlay. */
+	bool no_xattr;        /* upper can hold no private xattrs */
+	bool may_setfsid;     /* we may act as any user */
+	bool overrides_modes; /* CAP_DAC_OVERRIDE: modes of what we own do not bind us */
+	uid_t uid;            /* our own */
+	gid_t gid;
+	bool has_acl;
+	bool samefs; /* every layer has the same st_dev */
+	enum ovl_redirect redirect;
+	unsigned int name_max;
+	unsigned int dev_bits;
+	dev_t *devs; /* st_dev of the layers, each once; the index is what goes into st_ino */
+	unsigned int dev_count;
+	struct layer_ref *work; /* workdir/work */
+	uint64_t workdir_ino;
+	bool has_traps; /* upper or work lies inside a lower layer */
+	int upper_lock; /* fds that hold flock(2) */
+	int work_lock;
+	void (*attr_changed)(void *ctx, ovl_node node);
+	void *ctx;
+
+	pthread_rwlock_t topology;
+	struct table table;
+	struct fdcache fds;
+	struct ovl_inode *root;
+	_Atomic uint64_t temp_counter;
+	_Atomic uint64_t copied_up;
+
+	pthread_mutex_t whiteout_lock;
+	char whiteout[FMT_TEMP_NAME_MAX]; /* the shared one in work; "": none yet */
+	bool whiteout_no_link;            /* the filesystem cannot link it */
+
+	_Atomic uint32_t
+		copyup_done; /* futex: changes whenever INODE_COPYING is cleared somewhere */
+	_Atomic uint32_t copyup_waiters;
+};
+
+static inline bool inode_has(const struct ovl_inode *i, unsigned int flag)
+{
+	return atomic_load_explicit(&i->flags, memory_order_acquire) & flag;
+}
+
+static inline void inode_set(struct ovl_inode *i, unsigned int flag)
+{
+	atomic_fetch_or_explicit(&i->flags, flag, memory_order_release);
+}
+
+static inline void inode_clear(struct ovl_inode *i, unsigned int flag)
+{
+	atomic_fetch_and_explicit(&i->flags, ~flag, memory_order_release);
+}
+
+static inline bool inode_is_dir(const struct ovl_inode *i)
+{
+	return i->dir != NULL;
+}
+
+/* How many lower directories show through: none any more once upper is opaque. */
+static inline unsigned int inode_lowers(const struct ovl_inode *dir)
+{
+	return inode_has(dir, INODE_OPAQUE) ? 0 : dir->dir->lower_count;
+}
+
+/* Whether several real directories are united. */
+static inline bool inode_is_merged(const struct ovl_inode *dir)
+{
+	return inode_lowers(dir) > (inode_has(dir, INODE_UPPER) ? 0 : 1);
+}
+
+static inline unsigned int inode_top_layer(const struct ovl_inode *i)
+{
+	if (inode_has(i, INODE_UPPER))
+		return 0;
+	return i->dir ? i->dir->lower[0].layer : i->lower;
+}
+
+static inline const char *xname(const struct ovl *o, enum fmt_xattr which)
+{
+	return fmt_xattr_name(o->userxattr, which);
+}
+
+/* table.c: inodes by nodeid and by name, and their lives. */
+int table_init(struct ovl *o);
+void table_destroy(struct ovl *o);
+/* A running call's reference to a live nodeid; NULL: -ESTALE. */
+struct ovl_inode *inode_get(struct ovl *o, ovl_node node);
+struct ovl_inode *inode_get_dir(struct ovl *o, ovl_node node, int *err);
+void inode_put(struct ovl *o, struct ovl_inode *i);
+/* A new inode with one reference, not in the table yet. Owns @stack from success on. */
+struct ovl_inode *inode_new(struct ovl *o, unsigned int type, struct dirstack *stack);
+/* Enters it into the table, with no lookup counted. -ENOMEM. */
+int inode_insert(struct ovl *o, struct ovl_inode *i);
+void inode_count_lookup(struct ovl *o, struct ovl_inode *i);
+
+struct ovl_name *name_new(struct ovl_inode *parent, const char *text, size_t len);
+void name_free(struct ovl *o, struct ovl_name *n);
+/* The inode known by a name, with a reference; NULL. */
+struct ovl_inode *name_find(struct ovl *o, struct ovl_inode *parent, const char *text, size_t len);
+/*
+ * Gives @i a name. If the name is taken by another live inode that one is returned in *@taken with
+ * a reference, and @n is freed. @i->lock is held by the caller, or nobody knows @i yet.
+ */
+void name_insert(struct ovl *o, struct ovl_name *n, struct ovl_inode *i, struct ovl_inode **taken);
+/* The name @text in @parent of @i, unhashed and unlinked from @i, or NULL. @i->lock is held. */
+struct ovl_name *name_remove(struct ovl *o, struct ovl_inode *i, struct ovl_inode *parent,
+			     const char *text, size_t len);
+
+/* Hard links: the inode of a real object, with a reference; NULL. */
+struct ovl_inode *link_find(struct ovl *o, dev_t dev, uint64_t ino);
+/*
+ * Enters @i under its real object, unless it is in already (NULL) or another live inode is (that
+ * one, with a reference). @i->lock is held, or nobody knows @i.
+ */
+struct ovl_inode *link_insert(struct ovl *o, struct ovl_inode *i, dev_t dev, uint64_t ino);
+
+/* reach.c: how the real objects are reached. */
+struct reach {
+	struct layer_ref *at;
+	const char *name;
+};
+
+/*
+ * Where the topmost real object of @i is. On success @i->lock is held until reach_done(), so that
+ * the object keeps its place.
+ */
+int reach(struct ovl *o, struct ovl_inode *i, struct reach *r);
+void reach_done(struct ovl_inode *i, struct reach *r);
+/*
+ * The same with the lock of @parent taken before, for who changes @i's name in @parent; nobody
+ * copies @i up then.
+ */
+int reach_in(struct ovl *o, struct ovl_inode *parent, struct ovl_inode *i, struct reach *r);
+void reach_in_done(struct ovl_inode *parent, struct ovl_inode *i, struct reach *r);
+/* The real directory of @dir in a layer. @topology_held: the caller has ovl.topology. */
+int dir_ref(struct ovl *o, struct ovl_inode *dir, unsigned int layer, bool topology_held,
+	    struct layer_ref **out);
+/* As layer_open(), but makes room when there are no more fds. */
+int open_ref(struct ovl *o, struct layer_ref *at, const char *path, enum layer_open how,
+	     struct layer_ref **out);
+/* @i's contents, of upper if it is there. @write: -EROFS unless copied up. No lock is held. */
+int file_ref(struct ovl *o, struct ovl_inode *i, bool write, struct layer_ref **out);
+struct real_dir *stack_find(struct ovl_inode *dir, unsigned int layer);
+
+/* ino.c: one number space over all layers. */
+int ino_init(struct ovl *o);
+uint64_t ino_compose(const struct ovl *o, dev_t dev, uint64_t ino);
+static inline dev_t statx_dev(const struct statx *st)
+{
+	return makedev(st->stx_dev_major, st->stx_dev_minor);
+}
+
+static inline void statx_times(const struct statx *st, struct timespec times[2])
+{
+	times[0] = (struct timespec){ st->stx_atime.tv_sec, st->stx_atime.tv_nsec };
+	times[1] = (struct timespec){ st->stx_mtime.tv_sec, st->stx_mtime.tv_nsec };
+}
+
+/* origin.c */
+/* The value of the origin xattr of a lower object: 0 is a valid length ("origin unknown"). */
+ssize_t origin_encode(struct ovl *o, struct layer_ref *lower, const char *name,
+		      uint8_t out[FMT_FH_MAX]);
+/* stx_ino and so on of the lower object that an upper one came from; -ENODATA when unknown. */
+int origin_stat(struct ovl *o, struct layer_ref *at, const char *name, struct statx *st);
+int origin_set(struct ovl *o, struct layer_ref *at, const char *name, const void *value,
+	       size_t size);
+/* @upper: the upper directory of @dir. */
+int mark_impure(struct ovl *o, struct ovl_inode *dir, struct layer_ref *upper);
+
+/* lookup.c */
+struct looked_up {
+	struct statx st;    /* of the topmost */
+	unsigned int flags; /* enum inode_flag */
+	unsigned int lower; /* layer of the topmost lower non-directory */
+	uint64_t ino;       /* of the union */
+	unsigned int protattr;
+	struct dirstack *stack; /* directories; owned */
+};
+
+/* Looks @name up in the layers of @dir. -ENOENT. Touches no inode. */
+int lookup_real(struct ovl *o, struct ovl_inode *dir, const char *name, struct looked_up *out);
+void looked_up_free(struct looked_up *l);
+/* An inode for what was found, with a reference; takes @l->stack. */
+int lookup_instantiate(struct ovl *o, struct ovl_inode *parent, const char *name,
+		       struct looked_up *l, struct ovl_inode **out);
+/* The inode of a name, known or looked up, with a reference. */
+int lookup_inode(struct ovl *o, struct ovl_inode *dir, const char *name, struct ovl_inode **out);
+/* Whether some lower layer of @dir shows @name: a whiteout is needed to hide it. */
+bool lower_has(struct ovl *o, struct ovl_inode *dir, const char *name, bool topology_held);
+/* Whether an object that is no directory is a whiteout. @st is its own. */
+bool is_whiteout(struct ovl *o, struct layer_ref *at, const char *name, const struct statx *st);
+int name_check(struct ovl *o, const char *name);
+
+/* attr.c */
+int attr_get(struct ovl *o, struct ovl_inode *i, struct statx *out);
+/* Makes a real object's attributes the union's. @i->lock is held or its fields are settled. */
+void attr_translate(struct ovl *o, struct ovl_inode *i, struct statx *st);
+int entry_fill(struct ovl *o, struct ovl_inode *i, struct ovl_entry *out);
+void attr_notify(struct ovl *o, struct ovl_inode *i);
+/* Drops suid, and sgid when group-executable, of an upper file. */
+int drop_suidgid(int dirfd, const char *name);
+
+/* copyup.c */
+#define COPY_ALL ((off_t)-1)
+/*
+ * Makes sure that @i and all its parents are in upper. At most @limit bytes of data are copied, for
+ * the one who truncates. -EROFS without upper. No lock is held; returns with none.
+ */
+int copy_up(struct ovl *o, const struct ovl_caller *caller, struct ovl_inode *i, off_t limit);
+/* Waits until nobody copies @i up. @i->lock is held and given up meanwhile. */
+void copyup_wait(struct ovl *o, struct ovl_inode *i);
+
+/* copydata.c */
+/* The first @size bytes, holes kept. -EINTR when the caller was killed. @to is empty. */
+int copy_data(struct layer_ref *from, int to, off_t size, const struct ovl_caller *caller);
+/* All xattrs but the overlay's private ones. */
+int copy_xattrs(struct ovl *o, struct layer_ref *from, const char *from_name, int to,
+		const char *to_name);
+
+/* workdir.c */
+/* Sweeps and opens workdir/work. */
+int workdir_prepare(struct ovl *o, struct layer_ref *workdir, const char *path, char *message,
+		    size_t size);
+void workdir_close(struct ovl *o);
+void temp_name(struct ovl *o, char out[FMT_TEMP_NAME_MAX]);
+/* Removes a file, or a directory with whatever is in it. @depth: how many levels at most. */
+int remove_tree(int dirfd, const char *name, unsigned int depth);
+/* As remove_tree() of a name in work, of what holds whiteouts at most. Best effort. */
+void work_remove(struct ovl *o, const char *name);
+/* A whiteout under a new name in work. */
+int whiteout_make(struct ovl *o, char name[FMT_TEMP_NAME_MAX]);
+/* A whiteout at a name of an upper directory where nothing is; or in the place of a non-directory.
+ */
+int whiteout_at(struct ovl *o, int dirfd, const char *name, bool replace);
+
+/* readdir.c */
+struct dirlist;
+/* What the union shows in @dir. Touches no inode. */
+int dirlist_read(struct ovl *o, struct ovl_inode *dir, struct dirlist **out);
+void dirlist_put(struct dirlist *list);
+/*
+ * Whether the union shows an empty directory: 0 or -ENOTEMPTY. *@whiteouts: upper holds whiteouts,
+ * so that the real one is not empty.
+ */
+int dir_check_empty(struct ovl *o, struct ovl_inode *dir, bool *whiteouts);
+
+/* acl.c: the access and default ACL of a new object below a directory with a default ACL. */
+struct acl_inherited {
+	mode_t mode;  /* permission bits that remain */
+	size_t size;  /* of the access ACL; 0: the mode says it all */
+	char *access; /* xattr value, owned */
+};
+int acl_inherit(const void *def, size_t size, mode_t mode, struct acl_inherited *out);
+
+/* create.c */
+/* The upper directory of @dir, copied up at need, for a change in it. */
+int upper_parent(struct ovl *o, const struct ovl_caller *caller, struct ovl_inode *dir,
+		 struct layer_ref **ref);
+/* Whether an upper directory has a whiteout at @name. */
+bool upper_has_whiteout(struct ovl *o, struct layer_ref *dir, const char *name);
+
+/* remove.c */
+/*
+ * Keeps hold of an object about to lose its last name: its self is opened. @i->lock is held.
+ * @at and @name: where its topmost real object is.
+ */
+int orphan_prepare(struct ovl *o, struct ovl_inode *i, struct layer_ref *at, const char *name,
+		   struct layer_ref **self);
+/* The name is gone: forget it, and make @i an orphan if it was the last. @i->lock is held. */
+void orphan_commit(struct ovl *o, struct ovl_inode *i, struct ovl_inode *parent, const char *name,
+		   struct layer_ref **self);
+
+/* -EPERM if @i is immutable, or append-only and @append_ok is not set. */
+int protattr_check(struct ovl_inode *i, bool append_ok);

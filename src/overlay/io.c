@@ -1,0 +1,369 @@
+// SPDX-License-Identifier: MIT
+/* Contents of regular files. Each call finds out anew where they are: before or after copy-up. */
+#include <fcntl.h>
+#include <linux/fs.h>
+#include <sys/ioctl.h>
+
+#include "overlay/internal.h"
+#include "util/at.h"
+
+static bool opens_for_write(int flags)
+{
+	return (flags & O_ACCMODE) != O_RDONLY || (flags & O_TRUNC);
+}
+
+static int open_allowed(struct ovl_inode *i, int flags)
+{
+	if (!opens_for_write(flags))
+		return 0;
+	return protattr_check(i, (flags & O_APPEND) && !(flags & O_TRUNC));
+}
+
+static int truncate_at_open(struct layer_ref *file, const struct ovl_caller *caller)
+{
+	if (caller->kill_priv) {
+		int err = drop_suidgid(layer_fd(file), "");
+
+		if (err < 0)
+			return err;
+	}
+	return ftruncate(layer_fd(file), 0) < 0 ? -errno : 0;
+}
+
+int ovl_open(struct ovl *o, const struct ovl_caller *caller, ovl_node node, int flags)
+{
+	struct ovl_inode *i = inode_get(o, node);
+	autoref struct layer_ref *file = NULL;
+	bool write = opens_for_write(flags);
+	int err;
+
+	if (!i)
+		return -ESTALE;
+	err = open_allowed(i, flags);
+	if (err == 0 && write)
+		err = copy_up(o, caller, i, flags & O_TRUNC ? 0 : COPY_ALL);
+	if (err == 0)
+		err = file_ref(o, i, write, &file);
+	if (err == 0 && (flags & O_TRUNC))
+		err = truncate_at_open(file, caller);
+	if (err == 0) {
+		lock_take(&i->lock);
+		i->nopen++;
+		lock_drop(&i->lock);
+	}
+	inode_put(o, i);
+	return err;
+}
+
+void ovl_release(struct ovl *o, ovl_node node, int flags)
+{
+	struct ovl_inode *i = inode_get(o, node);
+	bool last = false;
+
+	if (!i)
+		return;
+	lock_take(&i->lock);
+	if (i->nopen)
+		last = --i->nopen == 0;
+	lock_drop(&i->lock);
+	if (last)
+		fdcache_drop(&o->fds, &i->file);
+	inode_put(o, i);
+}
+
+ssize_t ovl_read(struct ovl *o, ovl_node node, void *buf, size_t size, off_t off)
+{
+	struct ovl_inode *i = inode_get(o, node);
+	autoref struct layer_ref *file = NULL;
+	ssize_t n;
+
+	if (!i)
+		return -ESTALE;
+	n = file_ref(o, i, false, &file);
+	if (n == 0)
+		n = file->layer->ops->read(file, buf, size, off);
+	inode_put(o, i);
+	return n;
+}
+
+/* A file of upper, opened for writing; copied up first. */
+static int writable_file(struct ovl *o, const struct ovl_caller *caller, struct ovl_inode *i,
+			 struct layer_ref **file)
+{
+	int err = copy_up(o, caller, i, COPY_ALL);
+
+	return err < 0 ? err : file_ref(o, i, true, file);
+}
+
+static ssize_t write_all(int fd, const void *buf, size_t size, off_t off)
+{
+	size_t done = 0;
+
+	while (done < size) {
+		ssize_t n = pwrite(fd, (const char *)buf + done, size - done, off + (off_t)done);
+
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n < 0)
+			return done ? (ssize_t)done : -errno;
+		if (n == 0)
+			break;
+		done += (size_t)n;
+	}
+	return (ssize_t)done;
+}
+
+ssize_t ovl_write(struct ovl *o, const struct ovl_caller *caller, ovl_node node, const void *buf,
+		  size_t size, off_t off, bool kill_priv)
+{
+	struct ovl_inode *i = inode_get(o, node);
+	autoref struct layer_ref *file = NULL;
+	ssize_t n;
+
+	if (!i)
+		return -ESTALE;
+	n = writable_file(o, caller, i, &file);
+	if (n == 0 && kill_priv)
+		n = drop_suidgid(layer_fd(file), "");
+	if (n == 0)
+		n = write_all(layer_fd(file), buf, size, off);
+	inode_put(o, i);
+	return n;
+}
+
+/*
+ * FALLOCATE and COPY_FILE_RANGE do not say whether the caller keeps set-id bits; who is not root
+ * does not.
+ */
+static int drop_suidgid_for(const struct ovl_caller *caller, struct layer_ref *file)
+{
+	return caller->uid == 0 ? 0 : drop_suidgid(layer_fd(file), "");
+}
+
+int ovl_fallocate(struct ovl *o, const struct ovl_caller *caller, ovl_node node, int mode,
+		  off_t off, off_t len)
+{
+	struct ovl_inode *i = inode_get(o, node);
+	autoref struct layer_ref *file = NULL;
+	int err;
+
+	if (!i)
+		return -ESTALE;
+	err = writable_file(o, caller, i, &file);
+	if (err == 0)
+		err = drop_suidgid_for(caller, file);
+	if (err == 0 && fallocate(layer_fd(file), mode, off, len) < 0)
+		err = -errno;
+	inode_put(o, i);
+	return err;
+}
+
+off_t ovl_lseek(struct ovl *o, ovl_node node, off_t off, int whence)
+{
+	struct ovl_inode *i = inode_get(o, node);
+	autoref struct layer_ref *file = NULL;
+	off_t r;
+
+	if (!i)
+		return -ESTALE;
+	r = file_ref(o, i, false, &file);
+	if (r == 0)
+		r = file->layer->ops->seek(file, off, whence);
+	inode_put(o, i);
+	return r;
+}
+
+static ssize_t copy_range(struct ovl *o, const struct ovl_caller *caller, struct ovl_inode *in,
+			  off_t off_in, struct ovl_inode *out, off_t off_out, size_t len)
+{
+	autoref struct layer_ref *from = NULL;
+	autoref struct layer_ref *to = NULL;
+	ssize_t n = writable_file(o, caller, out, &to);
+
+	if (n == 0)
+		n = file_ref(o, in, false, &from);
+	if (n == 0)
+		n = drop_suidgid_for(caller, to);
+	if (n < 0)
+		return n;
+	if (layer_fd(from) < 0)
+		return -EOPNOTSUPP;
+	n = copy_file_range(layer_fd(from), &off_in, layer_fd(to), &off_out, len, 0);
+	/* For these the kernel falls back to copying through the page cache. */
+	if (n < 0 && (errno == EXDEV || errno == ENOSYS))
+		return -EOPNOTSUPP;
+	return n < 0 ? -errno : n;
+}
+
+ssize_t ovl_copy_file_range(struct ovl *o, const struct ovl_caller *caller, ovl_node in,
+			    off_t off_in, ovl_node out, off_t off_out, size_t len)
+{
+	struct ovl_inode *from = inode_get(o, in);
+	struct ovl_inode *to = inode_get(o, out);
+	ssize_t n = from && to ? copy_range(o, caller, from, off_in, to, off_out, len) : -ESTALE;
+
+	inode_put(o, from);
+	inode_put(o, to);
+	return n;
+}
+
+static int sync_fd(int fd, bool datasync)
+{
+	return (datasync ? fdatasync(fd) : fsync(fd)) < 0 ? -errno : 0;
+}
+
+static int sync_dir(struct ovl *o, struct ovl_inode *dir, bool datasync)
+{
+	autoref struct layer_ref *ref = NULL;
+	autofd int fd = -1;
+	int err = dir_ref(o, dir, 0, false, &ref);
+
+	if (err < 0)
+		return err;
+	fd = at_open(layer_fd(ref), "", O_RDONLY | O_DIRECTORY);
+	return fd < 0 ? fd : sync_fd(fd, datasync);
+}
+
+int ovl_fsync(struct ovl *o, ovl_node node, bool datasync)
+{
+	struct ovl_inode *i = inode_get(o, node);
+	autoref struct layer_ref *file = NULL;
+	int err = 0;
+
+	if (!i)
+		return -ESTALE;
+	if (inode_has(i, INODE_UPPER)) {
+		if (i->dir) {
+			err = sync_dir(o, i, datasync);
+		} else {
+			err = file_ref(o, i, false, &file);
+			if (err == 0)
+				err = sync_fd(layer_fd(file), datasync);
+		}
+	}
+	inode_put(o, i);
+	return err;
+}
+
+int ovl_syncfs(struct ovl *o)
+{
+	autofd int fd = -1;
+
+	if (!o->has_upper)
+		return 0;
+	fd = at_open(layer_fd(o->layers[0].root), "", O_RDONLY | O_DIRECTORY);
+	if (fd < 0)
+		return fd;
+	return syncfs(fd) < 0 ? -errno : 0;
+}
+
+#define PROTECTING_FLAGS  (FS_IMMUTABLE_FL | FS_APPEND_FL)
+#define PROTECTING_XFLAGS (FS_XFLAG_IMMUTABLE | FS_XFLAG_APPEND)
+
+/* Asks the real object; @i->protattr is what the union adds. */
+static int query(struct ovl *o, ovl_node node, unsigned long request, void *arg,
+		 unsigned int *protattr)
+{
+	struct ovl_inode *i = inode_get(o, node);
+	struct reach r;
+	int err;
+
+	if (!i)
+		return -ESTALE;
+	err = i->type == DT_REG || i->type == DT_DIR ? reach(o, i, &r) : -ENOTTY;
+	if (err == 0) {
+		err = r.at->layer->ops->query(r.at, r.name, request, arg);
+		*protattr = i->protattr;
+		reach_done(i, &r);
+	}
+	inode_put(o, i);
+	return err == -EOPNOTSUPP ? -ENOTTY : err;
+}
+
+/*
+ * Sets flags. Immutable and append-only are kept in an xattr and enforced here, as the kernel does:
+ * in upper they would stand in the way of the overlay itself.
+ */
+static int change(struct ovl *o, const struct ovl_caller *caller, ovl_node node,
+		  unsigned long request, void *arg, unsigned int protattr)
+{
+	struct ovl_inode *i = inode_get(o, node);
+	const char *xattr = xname(o, FMT_PROTATTR);
+	struct reach r;
+	char value[2];
+	size_t len = fmt_protattr_encode(protattr, value);
+	int err;
+
+	if (!i)
+		return -ESTALE;
+	err = i->type == DT_REG || i->type == DT_DIR ? 0 : -ENOTTY;
+	if (err == 0)
+		err = copy_up(o, caller, i, COPY_ALL);
+	if (err == 0)
+		err = reach(o, i, &r);
+	if (err == 0) {
+		autofd int fd = at_open(layer_fd(r.at), r.name, O_RDONLY | O_NONBLOCK | O_NOCTTY);
+
+		if (fd < 0)
+			err = fd;
+		else if (ioctl(fd, request, arg) < 0)
+			err = -errno;
+		if (err == 0 && len)
+			err = at_setxattr(layer_fd(r.at), r.name, xattr, value, len, 0);
+		else if (err == 0 && i->protattr)
+			err = at_removexattr(layer_fd(r.at), r.name, xattr);
+		if (err == -ENODATA)
+			err = 0;
+		if (err == 0)
+			i->protattr = (uint8_t)protattr;
+		reach_done(i, &r);
+	}
+	inode_put(o, i);
+	return err == -EOPNOTSUPP ? -ENOTTY : err;
+}
+
+int ovl_get_flags(struct ovl *o, ovl_node node, unsigned int *flags)
+{
+	unsigned int protattr = 0;
+	int value = 0;
+	int err = query(o, node, FS_IOC_GETFLAGS, &value, &protattr);
+
+	if (err == 0)
+		*flags = (unsigned int)value | protattr;
+	return err;
+}
+
+int ovl_set_flags(struct ovl *o, const struct ovl_caller *caller, ovl_node node, unsigned int flags)
+{
+	int value = (int)(flags & ~(unsigned int)PROTECTING_FLAGS);
+
+	return change(o, caller, node, FS_IOC_SETFLAGS, &value, flags & PROTECTING_FLAGS);
+}
+
+int ovl_get_fsxattr(struct ovl *o, ovl_node node, struct fsxattr *out)
+{
+	unsigned int protattr = 0;
+	int err;
+
+	memset(out, 0, sizeof(*out));
+	err = query(o, node, FS_IOC_FSGETXATTR, out, &protattr);
+	if (protattr & FS_IMMUTABLE_FL)
+		out->fsx_xflags |= FS_XFLAG_IMMUTABLE;
+	if (protattr & FS_APPEND_FL)
+		out->fsx_xflags |= FS_XFLAG_APPEND;
+	return err;
+}
+
+int ovl_set_fsxattr(struct ovl *o, const struct ovl_caller *caller, ovl_node node,
+		    const struct fsxattr *set)
+{
+	struct fsxattr value = *set;
+	unsigned int protattr = 0;
+
+	if (set->fsx_xflags & FS_XFLAG_IMMUTABLE)
+		protattr |= FS_IMMUTABLE_FL;
+	if (set->fsx_xflags & FS_XFLAG_APPEND)
+		protattr |= FS_APPEND_FL;
+	value.fsx_xflags &= ~(unsigned int)PROTECTING_XFLAGS;
+	return change(o, caller, node, FS_IOC_FSSETXATTR, &value, protattr);
+}

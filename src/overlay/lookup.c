@@ -1,0 +1,688 @@
+// SPDX-License-Identifier: MIT
+/*
+ * Lookup through the layers, by the rules of the kernel's ovl_lookup(): upper first, then the
+ * parent's lower directories from the top, until a whiteout, an opaque directory or a non-directory
+ * stops it. A redirect changes the name, or the place, that is looked for in the layers below.
+ */
+#include <limits.h>
+#include <linux/fs.h>
+
+#include "overlay/internal.h"
+#include "util/log.h"
+
+/* What is known while walking down the layers. */
+struct walk {
+	struct ovl *o;
+	const char *name; /* looked for in the next layer; a path from the layer's root if it begins
+			   * with '/' */
+	char *owned;      /* behind name, once a redirect changed it */
+	bool redirected;
+	bool is_dir; /* a directory was found */
+	bool stop;
+	bool last; /* the lowest layer: what its marks say does not matter */
+	bool opaque;
+	bool metacopy;
+	bool xwhiteouts;
+};
+
+struct found {
+	struct statx st;
+	unsigned int marks; /* bits of enum fmt_xattr that exist */
+};
+
+/* One lower directory of those to be united. */
+struct lower_hit {
+	uint16_t layer;
+	char *path; /* owned; NULL: the plain name in the parent's directory */
+};
+
+int name_check(struct ovl *o, const char *name)
+{
+	size_t len = strlen(name);
+
+	if (!len || strchr(name, '/') || !strcmp(name, ".") || !strcmp(name, ".."))
+		return -EINVAL;
+	return len > o->name_max ? -ENAMETOOLONG : 0;
+}
+
+/* Which private xattrs an object has; one system call for all of them. */
+static int read_marks(struct ovl *o, struct layer_ref *at, const char *name, unsigned int *marks)
+{
+	char list[1024];
+	ssize_t n = layer_listxattr(at, name, list, sizeof(list));
+
+	*marks = 0;
+	if (n == -ERANGE) { /* many or long names: ask for each */
+		*marks = (1U << FMT_XATTR_COUNT) - 1;
+		return 0;
+	}
+	if (n == -EOPNOTSUPP || n == -ENODATA)
+		return 0;
+	if (n < 0)
+		return (int)n;
+	for (const char *p = list; p < list + n; p += strlen(p) + 1) {
+		int which = fmt_xattr_of(o->userxattr, p);
+
+		if (which >= 0)
+			*marks |= 1U << which;
+	}
+	return 0;
+}
+
+bool is_whiteout(struct ovl *o, struct layer_ref *at, const char *name, const struct statx *st)
+{
+	if (fmt_is_whiteout(st))
+		return true;
+	if (!S_ISREG(st->stx_mode) || st->stx_size != 0 || at->layer->index == 0)
+		return false;
+	return layer_getxattr(at, name, xname(o, FMT_WHITEOUT), NULL, 0) >= 0;
+}
+
+static int set_name(struct walk *w, const char *head, size_t head_len, const char *redirect,
+		    size_t redirect_len, const char *tail)
+{
+	size_t tail_len = strlen(tail);
+	char *name = malloc(head_len + redirect_len + tail_len + 1);
+
+	if (!name)
+		return -ENOMEM;
+	memcpy(name, head, head_len);
+	memcpy(name + head_len, redirect, redirect_len);
+	memcpy(name + head_len + redirect_len, tail, tail_len + 1);
+	free(w->owned);
+	w->name = w->owned = name;
+	w->redirected = true;
+	return 0;
+}
+
+/* Reads and applies the redirect of a found directory. @head_len: what precedes the component. */
+static int apply_redirect(struct walk *w, struct layer_ref *at, const char *comp, size_t head_len,
+			  const char *tail)
+{
+	const char *xattr = xname(w->o, FMT_REDIRECT);
+	autofree char *value = NULL;
+	ssize_t size = layer_getxattr(at, comp, xattr, NULL, 0);
+
+	if (size == -ENODATA || size == -EOPNOTSUPP)
+		return 0;
+	if (size < 0)
+		return (int)size;
+	value = malloc((size_t)size + 1);
+	if (!value)
+		return -ENOMEM;
+	size = layer_getxattr(at, comp, xattr, value, (size_t)size);
+	if (size < 0)
+		return (int)size;
+	if (fmt_redirect_check(value, (size_t)size) < 0) {
+		log_warning("layer %u: invalid redirect on '%s'", at->layer->index, comp);
+		return -EINVAL;
+	}
+	if (*value == '/') {
+		/* An opaque ancestor on the way here does not end what this redirect begins. */
+		w->stop = false;
+		return set_name(w, "", 0, value, (size_t)size, tail);
+	}
+	return set_name(w, w->name, head_len, value, (size_t)size, tail);
+}
+
+/* A lower layer that has upper or work inside must not lead there. */
+static bool is_trap(struct ovl *o, struct layer *layer, const struct statx *st)
+{
+	dev_t dev = statx_dev(st);
+
+	if (layer->index == 0 || dev != o->layers[0].dev)
+		return false;
+	return st->stx_ino == o->layers[0].root_ino || st->stx_ino == o->workdir_ino;
+}
+
+/*
+ * One component in one layer. Returns 1 and @f when something is there that counts, 0 when not
+ * (then w->stop may be set), or a negative errno.
+ */
+static int look_single(struct walk *w, struct layer_ref *at, const char *comp, size_t head_len,
+		       const char *tail, struct found *f)
+{
+	bool last_component = !*tail;
+	struct ovl *o = w->o;
+	int err;
+
+	/* Made by hand, redirects may hold these; the kernel's lookup_one() gives EACCES as well.
+	 */
+	if (!strcmp(comp, ".") || !strcmp(comp, ".."))
+		return -EACCES;
+	err = layer_stat(at, comp, &f->st);
+	if (err == -ENOENT || err == -ENAMETOOLONG)
+		return 0;
+	if (err < 0)
+		return err;
+	if (fmt_is_whiteout(&f->st)) {
+		w->stop = w->opaque = true;
+		return 0;
+	}
+	err = read_marks(o, at, comp, &f->marks);
+	if (err < 0)
+		return err;
+	if (S_ISREG(f->st.stx_mode) && f->st.stx_size == 0 && at->layer->index &&
+	    (f->marks & 1U << FMT_WHITEOUT) && is_whiteout(o, at, comp, &f->st)) {
+		w->stop = w->opaque = true;
+		return 0;
+	}
+	if (last_component && w->metacopy && !S_ISREG(f->st.stx_mode)) {
+		w->stop = true;
+		return 0;
+	}
+	if (!S_ISDIR(f->st.stx_mode)) {
+		if (w->is_dir || !last_component) {
+			w->stop = true;
+			return 0;
+		}
+		w->metacopy = false;
+		if (S_ISREG(f->st.stx_mode) && (f->marks & 1U << FMT_METACOPY)) {
+			uint8_t value[256];
+			ssize_t n = layer_getxattr(at, comp, xname(o, FMT_METACOPY), value,
+						   sizeof(value));
+
+			if (n >= 0 || n == -ERANGE)
+				w->metacopy = true;
+			if (n == -ERANGE || (n >= 0 && fmt_metacopy_check(value, (size_t)n) < 0))
+				return -EIO;
+		}
+		w->stop = !w->metacopy;
+		if (!w->metacopy || w->last)
+			return 1;
+	} else {
+		if (unlikely(o->has_traps) && is_trap(o, at->layer, &f->st))
+			return -ELOOP;
+		if (last_component)
+			w->is_dir = true;
+		if (w->last)
+			return 1;
+		if (f->marks & 1U << FMT_OPAQUE) {
+			char value[2];
+			ssize_t n = layer_getxattr(at, comp, xname(o, FMT_OPAQUE), value,
+						   sizeof(value));
+			enum fmt_opaque opaque = fmt_opaque_value(value, n);
+
+			if (opaque == FMT_XWHITEOUTS && last_component && at->layer->index) {
+				w->xwhiteouts = true;
+			} else if (opaque == FMT_IS_OPAQUE) {
+				w->stop = true;
+				if (last_component)
+					w->opaque = true;
+				return 1;
+			}
+		}
+	}
+	if (f->marks & 1U << FMT_REDIRECT) {
+		err = apply_redirect(w, at, comp, head_len, tail);
+		if (err < 0)
+			return err;
+	}
+	return 1;
+}
+
+/* A path from the root of a layer, each component by the same rules. */
+static int look_path(struct walk *w, struct layer *layer, struct found *f)
+{
+	autoref struct layer_ref *at = layer_ref_get(layer->root);
+	size_t rest =
+		strlen(w->name) - 1; /* from the end, which redirects on the way do not move */
+
+	for (;;) {
+		size_t total = strlen(w->name);
+		const char *start = w->name + total - rest;
+		size_t len = strcspn(start, "/");
+		autofree char *tail = strdup(start + len);
+		char comp[NAME_MAX + 1];
+		struct layer_ref *next;
+		int r;
+
+		if (!tail)
+			return -ENOMEM;
+		if (len > NAME_MAX)
+			return 0;
+		memcpy(comp, start, len);
+		comp[len] = '\0';
+		r = look_single(w, at, comp, total - rest, tail, f);
+		if (r <= 0 || !*tail)
+			return r;
+		if (!S_ISDIR(f->st.stx_mode))
+			return 0;
+		r = open_ref(w->o, at, comp, LAYER_OPEN_PATH, &next);
+		if (r < 0)
+			return r;
+		layer_ref_put(at);
+		at = next;
+		rest -= len + 1;
+	}
+}
+
+/* The path of a directory from the root of a layer, for a redirect that is relative to it. */
+static int layer_path(struct ovl *o, struct ovl_inode *dir, unsigned int layer, const char *name,
+		      char **out)
+{
+	size_t size = strlen(name) + 1;
+	char *path = NULL;
+	int err = 0;
+
+	pthread_rwlock_rdlock(&o->topology);
+	/* twice: to count, and to fill from the end */
+	for (int pass = 0; pass < 2 && err == 0; pass++) {
+		size_t pos = size;
+
+		if (pass == 1) {
+			path = malloc(size);
+			if (!path) {
+				err = -ENOMEM;
+				break;
+			}
+			pos -= strlen(name) + 1;
+			memcpy(path + pos, name, strlen(name) + 1);
+		}
+		for (struct ovl_inode *d = dir; d != o->root;) {
+			struct real_dir *real = stack_find(d, layer);
+			const char *part;
+
+			if (!real || !d->names || d->self) {
+				err = -ESTALE;
+				break;
+			}
+			part = real->path ? real->path : d->names->text;
+			if (pass == 0) {
+				size += strlen(part) + 1;
+			} else {
+				path[--pos] = '/';
+				pos -= strlen(part);
+				memcpy(path + pos, part, strlen(part));
+			}
+			if (real->path)
+				break;
+			d = d->names->parent;
+		}
+	}
+	pthread_rwlock_unlock(&o->topology);
+	if (err < 0)
+		free(path);
+	else
+		*out = path;
+	return err;
+}
+
+/* Where in its layer something was found: NULL for the plain name in the parent's directory. */
+static int found_path(struct ovl *o, struct ovl_inode *dir, unsigned int layer, const char *used,
+		      bool redirected, char **out)
+{
+	*out = NULL;
+	if (!redirected)
+		return 0;
+	if (*used == '/') {
+		*out = strdup(used + 1);
+		return *out ? 0 : -ENOMEM;
+	}
+	return layer_path(o, dir, layer, used, out);
+}
+
+static struct dirstack *stack_new(const struct lower_hit *hits, unsigned int count)
+{
+	struct dirstack *stack = calloc(1, sizeof(*stack) + count * sizeof(stack->lower[0]));
+
+	if (!stack)
+		return NULL;
+	stack->lower_count = (uint16_t)count;
+	for (unsigned int n = 0; n < count; n++) {
+		stack->lower[n].layer = hits[n].layer;
+		stack->lower[n].path = hits[n].path;
+	}
+	return stack;
+}
+
+void looked_up_free(struct looked_up *l)
+{
+	if (!l->stack)
+		return;
+	for (unsigned int n = 0; n < l->stack->lower_count; n++)
+		free(l->stack->lower[n].path);
+	free(l->stack);
+	l->stack = NULL;
+}
+
+/* An object copied up by an older kernel, or by hand, may lack its origin: add it, as the kernel
+ * does. */
+static void fix_origin(struct ovl *o, struct ovl_inode *dir, struct layer_ref *upper,
+		       const char *name, struct layer_ref *lower)
+{
+	uint8_t value[FMT_FH_MAX];
+	ssize_t size = origin_encode(o, lower, name, value);
+
+	if (size >= 0 && origin_set(o, upper, name, value, (size_t)size) == 0)
+		mark_impure(o, dir, upper);
+}
+
+/* State of a lookup over all layers. */
+struct lookup {
+	struct walk w;
+	struct ovl_inode *dir;
+	struct looked_up *out;
+	bool have_upper;
+	bool upper_metacopy;
+	bool upper_origin;
+	struct lower_hit hits[OVL_MAX_LAYERS];
+	unsigned int hit_count;
+	struct statx lower_st; /* of the first hit */
+};
+
+static int look_upper(struct lookup *l, struct layer_ref *upper, const char *name)
+{
+	struct ovl *o = l->w.o;
+	struct looked_up *out = l->out;
+	struct found f;
+	int r;
+
+	l->w.last = o->lower_count == 0;
+	r = look_single(&l->w, upper, name, 0, "", &f);
+	if (r <= 0)
+		return r;
+	l->have_upper = true;
+	l->upper_metacopy = l->w.metacopy;
+	out->st = f.st;
+	out->flags |= INODE_UPPER;
+	if (f.marks & 1U << FMT_IMPURE)
+		out->flags |= INODE_IMPURE;
+	if (l->w.opaque)
+		out->flags |= INODE_OPAQUE;
+	if (f.marks & 1U << FMT_PROTATTR) {
+		char value[8];
+		ssize_t n =
+			layer_getxattr(upper, name, xname(o, FMT_PROTATTR), value, sizeof(value));
+
+		out->protattr = fmt_protattr_decode(value, n);
+	}
+	l->upper_origin = f.marks & 1U << FMT_ORIGIN;
+	if (l->upper_origin && !S_ISDIR(f.st.stx_mode)) {
+		struct statx origin;
+
+		if (origin_stat(o, upper, name, &origin) == 0 &&
+		    (origin.stx_mode & S_IFMT) == (f.st.stx_mode & S_IFMT)) {
+			out->flags |= INODE_ORIGIN;
+			if (origin.stx_nlink == 1)
+				out->ino = ino_compose(o, statx_dev(&origin), origin.stx_ino);
+		}
+	}
+	if (l->w.redirected && o->redirect == OVL_REDIRECT_NOFOLLOW) {
+		log_warning("refusing to follow redirect of '%s' (redirect_dir=nofollow)", name);
+		return -EPERM;
+	}
+	return 0;
+}
+
+/* Searches one lower layer. @at: where a plain name is looked for. */
+static int look_lower(struct lookup *l, struct layer *layer, struct layer_ref *at,
+		      struct layer_ref *upper, const char *name)
+{
+	struct ovl *o = l->w.o;
+	bool redirected = l->w.redirected;
+	autofree char *used = redirected ? strdup(l->w.name) : NULL;
+	struct lower_hit *hit = &l->hits[l->hit_count];
+	struct found f;
+	int r;
+
+	if (redirected && !used)
+		return -ENOMEM;
+	if (*l->w.name == '/')
+		r = look_path(&l->w, layer, &f);
+	else
+		r = look_single(&l->w, at, l->w.name, 0, "", &f);
+	if (r <= 0)
+		return r;
+	if (l->upper_metacopy || (l->w.metacopy && l->hit_count)) {
+		log_warning("refusing to follow metacopy origin of '%s' (metacopy=off)", name);
+		return -EPERM;
+	}
+	if (l->w.redirected && o->redirect == OVL_REDIRECT_NOFOLLOW) {
+		log_warning("refusing to follow redirect of '%s' (redirect_dir=nofollow)", name);
+		return -EPERM;
+	}
+	if (l->have_upper && !l->hit_count && l->w.is_dir && !l->upper_origin && !redirected &&
+	    !o->no_xattr)
+		fix_origin(o, l->dir, upper, name, at);
+	if (!l->hit_count) {
+		l->lower_st = f.st;
+		if (f.st.stx_attributes & STATX_ATTR_IMMUTABLE)
+			l->out->protattr |= l->have_upper ? 0 : FS_IMMUTABLE_FL;
+		if (f.st.stx_attributes & STATX_ATTR_APPEND)
+			l->out->protattr |= l->have_upper ? 0 : FS_APPEND_FL;
+	}
+	hit->layer = (uint16_t)layer->index;
+	hit->path = NULL;
+	if (S_ISDIR(f.st.stx_mode)) {
+		r = found_path(o, l->dir, layer->index, used ? used : name, redirected, &hit->path);
+		if (r < 0)
+			return r;
+	}
+	l->hit_count++;
+	return 0;
+}
+
+static int look_all_lower(struct lookup *l, struct layer_ref *upper, const char *name)
+{
+	struct ovl *o = l->w.o;
+	struct dirstack *stack = l->dir->dir;
+	bool from_root = *l->w.name == '/';
+	unsigned int next =
+		0; /* index in the parent's stack, or the layer before it from the root */
+
+	while (!l->w.stop) {
+		autoref struct layer_ref *at = NULL;
+		unsigned int layer;
+		unsigned int before = l->hit_count;
+		int err;
+
+		if (next >= (from_root ? o->lower_count : inode_lowers(l->dir)))
+			break;
+		layer = from_root ? next + 1 : stack->lower[next].layer;
+		next++;
+		l->w.last = o->redirect == OVL_REDIRECT_NOFOLLOW ? next == stack->lower_count
+								 : layer == o->lower_count;
+		if (!from_root) {
+			err = dir_ref(o, l->dir, layer, false, &at);
+			if (err < 0)
+				return err;
+		}
+		err = look_lower(l, &o->layers[layer], at, upper, name);
+		if (err < 0)
+			return err;
+		if (l->hit_count > before && *l->w.name == '/' && !from_root) {
+			from_root = true;
+			next = layer;
+		}
+	}
+	return 0;
+}
+
+static int lookup_layers(struct lookup *l, const char *name)
+{
+	struct ovl *o = l->w.o;
+	struct looked_up *out = l->out;
+	autoref struct layer_ref *upper = NULL;
+	bool is_dir;
+	int err;
+
+	if (inode_has(l->dir, INODE_UPPER)) {
+		err = dir_ref(o, l->dir, 0, false, &upper);
+		if (err == 0)
+			err = look_upper(l, upper, name);
+		if (err < 0)
+			return err;
+	}
+	err = look_all_lower(l, upper, name);
+	if (err < 0)
+		return err;
+	if (!l->have_upper && !l->hit_count)
+		return -ENOENT;
+	if (l->w.metacopy || l->upper_metacopy) {
+		log_warning("metacopy of '%s' has no data in any layer", name);
+		return -EIO;
+	}
+	if (!l->have_upper)
+		out->st = l->lower_st;
+	is_dir = S_ISDIR(out->st.stx_mode);
+	if (!is_dir && !l->have_upper)
+		out->lower = l->hits[0].layer;
+	if (l->w.xwhiteouts)
+		out->flags |= INODE_XWHITE;
+	if (is_dir && l->hit_count) {
+		out->ino = ino_compose(o, statx_dev(&l->lower_st), l->lower_st.stx_ino);
+		if (l->have_upper)
+			out->flags |= INODE_ORIGIN;
+	} else if (!out->ino) {
+		out->ino = ino_compose(o, statx_dev(&out->st), out->st.stx_ino);
+	}
+	if (is_dir) {
+		out->stack = stack_new(l->hits, l->hit_count);
+		if (!out->stack)
+			return -ENOMEM;
+		l->hit_count = 0; /* the paths are the stack's now */
+	}
+	return 0;
+}
+
+int lookup_real(struct ovl *o, struct ovl_inode *dir, const char *name, struct looked_up *out)
+{
+	struct lookup l; /* its array is too big to be cleared each time */
+	int err = name_check(o, name);
+
+	if (err < 0)
+		return err;
+	l.w = (struct walk){ .o = o, .name = name };
+	l.dir = dir;
+	l.out = out;
+	l.have_upper = l.upper_metacopy = l.upper_origin = false;
+	l.hit_count = 0;
+	*out = (struct looked_up){ 0 };
+	err = lookup_layers(&l, name);
+	for (unsigned int n = 0; n < l.hit_count; n++)
+		free(l.hits[n].path);
+	free(l.w.owned);
+	if (err < 0)
+		looked_up_free(out);
+	return err;
+}
+
+/* Whether hard links of an object share one inode: not those of lower files that will be broken. */
+static bool shares_links(const struct ovl *o, const struct looked_up *l)
+{
+	return !l->stack && l->st.stx_nlink > 1 && ((l->flags & INODE_UPPER) || !o->has_upper);
+}
+
+static struct ovl_inode *inode_from(struct ovl *o, struct looked_up *l)
+{
+	struct ovl_inode *i = inode_new(o, IFTODT(l->st.stx_mode), l->stack);
+
+	if (!i)
+		return NULL;
+	l->stack = NULL;
+	i->flags = l->flags;
+	i->lower = (uint16_t)l->lower;
+	i->ino = l->ino;
+	i->protattr = (uint8_t)l->protattr;
+	if (inode_insert(o, i) < 0) {
+		inode_put(o, i);
+		return NULL;
+	}
+	return i;
+}
+
+int lookup_instantiate(struct ovl *o, struct ovl_inode *parent, const char *name,
+		       struct looked_up *l, struct ovl_inode **out)
+{
+	dev_t dev = statx_dev(&l->st);
+	struct ovl_inode *i = NULL;
+	struct ovl_inode *other = NULL;
+	struct ovl_name *n = name_new(parent, name, strlen(name));
+
+	if (!n)
+		return -ENOMEM;
+	if (shares_links(o, l))
+		i = link_find(o, dev, l->st.stx_ino);
+	if (!i) {
+		i = inode_from(o, l);
+		if (!i) {
+			name_free(o, n);
+			return -ENOMEM;
+		}
+		if (shares_links(o, l) && !i->dir)
+			other = link_insert(o, i, dev, l->st.stx_ino);
+		if (other) {
+			inode_put(o, i);
+			i = other;
+		}
+	}
+	lock_take(&i->lock);
+	name_insert(o, n, i, &other);
+	lock_drop(&i->lock);
+	if (other) { /* somebody else looked the same name up meanwhile */
+		inode_put(o, i);
+		i = other;
+	}
+	*out = i;
+	return 0;
+}
+
+int lookup_inode(struct ovl *o, struct ovl_inode *dir, const char *name, struct ovl_inode **out)
+{
+	struct looked_up l;
+	int err;
+
+	*out = name_find(o, dir, name, strlen(name));
+	if (*out)
+		return 0;
+	err = lookup_real(o, dir, name, &l);
+	if (err < 0)
+		return err;
+	err = lookup_instantiate(o, dir, name, &l, out);
+	looked_up_free(&l);
+	return err;
+}
+
+bool lower_has(struct ovl *o, struct ovl_inode *dir, const char *name, bool topology_held)
+{
+	struct dirstack *stack = dir->dir;
+
+	for (unsigned int n = 0; n < inode_lowers(dir); n++) {
+		autoref struct layer_ref *at = NULL;
+		struct statx st;
+		int err = dir_ref(o, dir, stack->lower[n].layer, topology_held, &at);
+
+		if (err == 0)
+			err = layer_stat(at, name, &st);
+		if (err == -ENOENT || err == -ENAMETOOLONG)
+			continue;
+		/* What cannot be read counts as there: better a whiteout too many. */
+		return err < 0 || !is_whiteout(o, at, name, &st);
+	}
+	return false;
+}
+
+int ovl_lookup(struct ovl *o, ovl_node parent, const char *name, struct ovl_entry *out)
+{
+	struct ovl_inode *i = NULL;
+	struct looked_up l;
+	int err;
+	struct ovl_inode *dir = inode_get_dir(o, parent, &err);
+
+	if (!dir)
+		return err;
+	i = name_find(o, dir, name, strlen(name));
+	if (!i) {
+		err = lookup_real(o, dir, name, &l);
+		if (err == 0) {
+			err = lookup_instantiate(o, dir, name, &l, &i);
+			looked_up_free(&l);
+		}
+	}
+	if (err == 0)
+		err = entry_fill(o, i, out);
+	inode_put(o, i);
+	inode_put(o, dir);
+	return err;
+}

@@ -1,0 +1,63 @@
+// SPDX-License-Identifier: MIT
+/* Where an upper object came from: the origin xattr, and the impure mark of its parent. */
+#include "overlay/internal.h"
+#include "util/at.h"
+
+ssize_t origin_encode(struct ovl *o, struct layer_ref *lower, const char *name,
+		      uint8_t out[FMT_FH_MAX])
+{
+	struct fmt_fh fh;
+
+	/*
+	 * As the kernel does where it could not decode the handle again: an empty origin tells a
+	 * copy from a new object, and nothing more.
+	 */
+	if (!lower->layer->can_decode || lower->layer->ops->handle(lower, name, &fh) < 0)
+		return 0;
+	return fmt_fh_encode(&fh, out);
+}
+
+int origin_stat(struct ovl *o, struct layer_ref *at, const char *name, struct statx *st)
+{
+	uint8_t value[FMT_FH_MAX];
+	struct fmt_fh fh;
+	ssize_t size = layer_getxattr(at, name, xname(o, FMT_ORIGIN), value, sizeof(value));
+
+	if (size < 0 || fmt_fh_decode(value, (size_t)size, &fh) < 0)
+		return -ENODATA;
+	for (unsigned int n = 1; n <= o->lower_count; n++) {
+		struct layer *layer = &o->layers[n];
+
+		if (!layer->can_decode || memcmp(layer->uuid, fh.uuid, sizeof(fh.uuid)) != 0)
+			continue;
+		if (layer->ops->stat_handle(layer, &fh, st) == 0)
+			return 0;
+	}
+	return -ENODATA;
+}
+
+int origin_set(struct ovl *o, struct layer_ref *at, const char *name, const void *value,
+	       size_t size)
+{
+	int err;
+
+	if (o->no_xattr)
+		return 0;
+	err = at_setxattr(layer_fd(at), name, xname(o, FMT_ORIGIN), value, size, 0);
+	/* user.* xattrs exist on files and directories only; the origin is a hint, not data */
+	if (err == -EOPNOTSUPP || (err == -EPERM && o->userxattr))
+		return 0;
+	return err;
+}
+
+int mark_impure(struct ovl *o, struct ovl_inode *dir, struct layer_ref *upper)
+{
+	int err;
+
+	if (o->no_xattr || inode_has(dir, INODE_IMPURE))
+		return 0;
+	err = at_setxattr(layer_fd(upper), "", xname(o, FMT_IMPURE), "y", 1, 0);
+	if (err == 0)
+		inode_set(dir, INODE_IMPURE);
+	return err == -EOPNOTSUPP ? 0 : err;
+}

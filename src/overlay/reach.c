@@ -1,0 +1,332 @@
+// SPDX-License-Identifier: MIT
+/*
+ * How real objects are reached: the real directory of a parent, from the fd cache or opened anew
+ * from the nearest ancestor that is in it, and one name in it.
+ */
+#include <linux/limits.h>
+
+#include "overlay/internal.h"
+
+/* How many cached fds are given up at once when there are no more. */
+#define SHRINK_BATCH 64
+
+/* Paths are opened in pieces that leave room under PATH_MAX. */
+#define PIECE_MAX 3072
+
+int open_ref(struct ovl *o, struct layer_ref *at, const char *path, enum layer_open how,
+	     struct layer_ref **out)
+{
+	for (;;) {
+		int err = layer_open(at, path, how, out);
+
+		if (err != -EMFILE && err != -ENFILE)
+			return err;
+		if (fdcache_shrink(&o->fds, SHRINK_BATCH) == 0)
+			return err;
+	}
+}
+
+struct real_dir *stack_find(struct ovl_inode *dir, unsigned int layer)
+{
+	struct dirstack *stack = dir->dir;
+	unsigned int low = 0;
+	unsigned int high = stack->lower_count;
+
+	if (layer == 0)
+		return inode_has(dir, INODE_UPPER) ? &stack->upper : NULL;
+	while (low < high) {
+		unsigned int mid = (low + high) / 2;
+
+		if (stack->lower[mid].layer == layer)
+			return &stack->lower[mid];
+		if (stack->lower[mid].layer < layer)
+			low = mid + 1;
+		else
+			high = mid;
+	}
+	return NULL;
+}
+
+/* Opens a path of any length. @base is consumed. */
+static int open_pieces(struct ovl *o, struct layer_ref *base, const char *path,
+		       struct layer_ref **out)
+{
+	autoref struct layer_ref *at = base;
+	char piece[PIECE_MAX + NAME_MAX + 2];
+
+	for (;;) {
+		struct layer_ref *next;
+		size_t len = strlen(path);
+		int err;
+
+		if (len > PIECE_MAX) {
+			len = PIECE_MAX;
+			while (len && path[len] != '/')
+				len--;
+			if (!len)
+				return -ENAMETOOLONG;
+		}
+		memcpy(piece, path, len);
+		piece[len] = '\0';
+		err = open_ref(o, at, piece, LAYER_OPEN_PATH, &next);
+		if (err < 0)
+			return err;
+		layer_ref_put(at);
+		at = next;
+		path += len;
+		if (!*path)
+			break;
+		path++;
+	}
+	*out = take_ref(&at);
+	return 0;
+}
+
+/* Names from a directory up to an ancestor, collected deepest first. */
+struct chain {
+	const struct ovl_name **names;
+	size_t count;
+	size_t room;
+	size_t bytes;
+};
+
+static int chain_push(struct chain *c, const struct ovl_name *name)
+{
+	if (c->count == c->room) {
+		size_t room = c->room ? c->room * 2 : 32;
+		void *names = realloc(c->names, room * sizeof(*c->names));
+
+		if (!names)
+			return -ENOMEM;
+		c->names = names;
+		c->room = room;
+	}
+	c->names[c->count++] = name;
+	c->bytes += (size_t)name->len + 1;
+	return 0;
+}
+
+static char *chain_path(const struct chain *c)
+{
+	char *path = malloc(c->bytes + 1);
+	char *p = path;
+
+	if (!path)
+		return NULL;
+	for (size_t n = c->count; n-- > 0;) {
+		memcpy(p, c->names[n]->text, c->names[n]->len);
+		p += c->names[n]->len;
+		if (n)
+			*p++ = '/';
+	}
+	*p = '\0';
+	return path;
+}
+
+/*
+ * Finds an opened ancestor to start from, and the names from there. ovl.topology is held. The paths
+ * of redirects are opened on the way.
+ */
+static int find_start(struct ovl *o, struct ovl_inode *dir, unsigned int layer, struct chain *c,
+		      struct layer_ref **start)
+{
+	for (struct ovl_inode *d = dir;; d = d->names->parent) {
+		struct real_dir *real;
+		int err;
+
+		if (d == o->root) {
+			*start = layer_ref_get(o->layers[layer].root);
+			return 0;
+		}
+		if (d->self) {
+			if (d->self->layer->index != layer)
+				return -ESTALE;
+			*start = layer_ref_get(d->self);
+			return 0;
+		}
+		real = stack_find(d, layer);
+		if (!real || !d->names)
+			return -ESTALE;
+		*start = fdcache_get(&o->fds, &real->ref);
+		if (*start)
+			return 0;
+		if (real->path)
+			return open_pieces(o, layer_ref_get(o->layers[layer].root), real->path,
+					   start);
+		err = chain_push(c, d->names);
+		if (err < 0)
+			return err;
+	}
+}
+
+static int walk(struct ovl *o, struct ovl_inode *dir, unsigned int layer, struct layer_ref **out)
+{
+	struct chain c = { 0 };
+	autofree char *path = NULL;
+	struct layer_ref *start;
+	int err = find_start(o, dir, layer, &c, &start);
+
+	if (err == 0 && c.count) {
+		path = chain_path(&c);
+		if (path) {
+			err = open_pieces(o, start, path, &start);
+		} else {
+			layer_ref_put(start);
+			err = -ENOMEM;
+		}
+	}
+	free(c.names);
+	if (err == 0)
+		*out = start;
+	/* It was there when it was looked up: somebody changed the layer behind our back. */
+	return err == -ENOENT || err == -ENOTDIR || err == -ELOOP ? -ESTALE : err;
+}
+
+int dir_ref(struct ovl *o, struct ovl_inode *dir, unsigned int layer, bool topology_held,
+	    struct layer_ref **out)
+{
+	struct real_dir *real;
+	int err;
+
+	if (dir == o->root) {
+		*out = layer_ref_get(o->layers[layer].root);
+		return 0;
+	}
+	real = stack_find(dir, layer);
+	if (!real)
+		return -ESTALE;
+	*out = fdcache_get(&o->fds, &real->ref);
+	if (*out)
+		return 0;
+	if (!topology_held)
+		pthread_rwlock_rdlock(&o->topology);
+	err = walk(o, dir, layer, out);
+	if (!topology_held)
+		pthread_rwlock_unlock(&o->topology);
+	if (err == 0 && !inode_has(dir, INODE_ORPHAN))
+		fdcache_offer(&o->fds, &real->ref, *out);
+	return err;
+}
+
+/* Takes the locks; false when somebody copies @i up, which can only end without them. */
+static bool lock_both(struct ovl *o, struct ovl_inode *parent, struct ovl_inode *i)
+{
+	if (parent)
+		lock_take(&parent->lock);
+	lock_take(&i->lock);
+	if (!parent || !inode_has(i, INODE_COPYING))
+		return true;
+	lock_drop(&parent->lock);
+	copyup_wait(o, i);
+	lock_drop(&i->lock);
+	return false;
+}
+
+static void unlock_both(struct ovl_inode *parent, struct ovl_inode *i)
+{
+	lock_drop(&i->lock);
+	if (parent)
+		lock_drop(&parent->lock);
+}
+
+int reach_in(struct ovl *o, struct ovl_inode *parent, struct ovl_inode *i, struct reach *r)
+{
+	autoref struct layer_ref *found = NULL;
+	struct ovl_inode *found_dir = NULL;
+
+	/*
+	 * A directory that is not in the cache has to be opened without these locks, since building
+	 * a path comes first in the lock order; afterwards the object may have moved: look again.
+	 */
+	for (;;) {
+		struct ovl_inode *dir;
+		struct real_dir *real;
+		unsigned int layer;
+		int err;
+
+		if (!lock_both(o, parent, i))
+			continue;
+		if (i->self) {
+			r->at = layer_ref_get(i->self);
+			r->name = "";
+			return 0;
+		}
+		if (!i->dir && !i->names) {
+			unlock_both(parent, i);
+			return -ESTALE;
+		}
+		layer = inode_top_layer(i);
+		dir = i->dir ? i : i->names->parent;
+		r->name = i->dir ? "" : i->names->text;
+		if (found && dir == found_dir && found->layer->index == layer) {
+			r->at = take_ref(&found);
+			return 0;
+		}
+		real = stack_find(dir, layer);
+		if (dir == o->root)
+			r->at = layer_ref_get(o->layers[layer].root);
+		else
+			r->at = real ? fdcache_get(&o->fds, &real->ref) : NULL;
+		if (r->at)
+			return 0;
+		atomic_fetch_add_explicit(&dir->refs, 1, memory_order_relaxed);
+		unlock_both(parent, i);
+		layer_ref_put(take_ref(&found));
+		err = dir_ref(o, dir, layer, false, &found);
+		found_dir = dir;
+		inode_put(o, dir);
+		if (err < 0)
+			return err;
+	}
+}
+
+void reach_in_done(struct ovl_inode *parent, struct ovl_inode *i, struct reach *r)
+{
+	unlock_both(parent, i);
+	layer_ref_put(r->at);
+	r->at = NULL;
+}
+
+int reach(struct ovl *o, struct ovl_inode *i, struct reach *r)
+{
+	return reach_in(o, NULL, i, r);
+}
+
+void reach_done(struct ovl_inode *i, struct reach *r)
+{
+	reach_in_done(NULL, i, r);
+}
+
+int file_ref(struct ovl *o, struct ovl_inode *i, bool write, struct layer_ref **out)
+{
+	autoref struct layer_ref *ref = fdcache_get(&o->fds, &i->file);
+	struct reach r;
+	struct statx st;
+	int err;
+
+	if (i->type != DT_REG)
+		return i->dir ? -EISDIR : -EINVAL;
+	if (ref && ref->layer->index == inode_top_layer(i) && (!write || ref->writable)) {
+		*out = take_ref(&ref);
+		return 0;
+	}
+	layer_ref_put(take_ref(&ref));
+	err = reach(o, i, &r);
+	if (err < 0)
+		return err;
+	if (write && r.at->layer->index != 0)
+		err = -EROFS;
+	else
+		err = open_ref(o, r.at, r.name, write ? LAYER_OPEN_WRITE : LAYER_OPEN_READ, &ref);
+	if (err == 0)
+		err = layer_stat(ref, "", &st);
+	if (err == 0 && !S_ISREG(st.stx_mode))
+		err = -ESTALE;
+	if (err == 0)
+		fdcache_set(&o->fds, &i->file, ref);
+	reach_done(i, &r);
+	if (err < 0)
+		return err == -ENOENT || err == -ELOOP ? -ESTALE : err;
+	*out = take_ref(&ref);
+	return 0;
+}

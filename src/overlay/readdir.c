@@ -1,0 +1,470 @@
+// SPDX-License-Identifier: MIT
+/*
+ * Directory listings. What the layers hold is read and united once for each pass of a reader (from
+ * offset 0), and offsets are indices in that list, so that they stay valid whatever happens to the
+ * directory.
+ *
+ * As with the kernel's overlayfs the names of the lowest layer come first, those that only upper
+ * layers have after them.
+ */
+#include "overlay/internal.h"
+
+struct entry {
+	uint32_t name; /* offset in the arena */
+	uint16_t len;
+	uint16_t layer; /* the topmost that has it */
+	uint8_t type;
+	bool whiteout;
+	bool lower_too; /* a lower layer has the name as well */
+	bool placed;
+	uint64_t ino; /* d_ino in that layer */
+};
+
+struct dirlist {
+	_Atomic uint32_t refs;
+	char *arena;
+	size_t arena_size;
+	size_t arena_room;
+	struct entry *entries;
+	uint32_t count;
+	uint32_t room;
+	uint32_t *order; /* indices of what is shown */
+	uint32_t shown;
+	bool upper_whiteouts;
+};
+
+/* State while a list is built. */
+struct build {
+	struct ovl *o;
+	struct ovl_inode *dir;
+	struct dirlist *list;
+	struct layer_ref *at; /* the layer being read */
+	bool lowest;
+	bool merges;     /* more than one layer: names have to be compared */
+	uint32_t *table; /* open addressing: index + 1 of an entry */
+	uint32_t mask;
+	uint32_t *lowest_order;
+	uint32_t lowest_count;
+	uint32_t lowest_room;
+	int err;
+};
+
+struct ovl_dir {
+	struct ovl_inode *inode; /* referenced */
+	struct lock lock;        /* guards list */
+	struct dirlist *list;
+};
+
+static const char *entry_name(const struct dirlist *list, const struct entry *e)
+{
+	return list->arena + e->name;
+}
+
+void dirlist_put(struct dirlist *list)
+{
+	if (!list || atomic_fetch_sub(&list->refs, 1) != 1)
+		return;
+	free(list->arena);
+	free(list->entries);
+	free(list->order);
+	free(list);
+}
+
+/* Makes room for one more element; doubles. */
+static bool reserve(void **array, uint32_t *room, uint32_t count, size_t size)
+{
+	uint32_t wanted = *room ? *room * 2 : 64;
+	void *grown;
+
+	if (count < *room)
+		return true;
+	grown = realloc(*array, wanted * size);
+	if (!grown)
+		return false;
+	*array = grown;
+	*room = wanted;
+	return true;
+}
+
+static uint32_t text_hash(const char *name, size_t len)
+{
+	uint32_t h = 2166136261U;
+
+	while (len--)
+		h = (h ^ (unsigned char)*name++) * 16777619U;
+	return h;
+}
+
+static uint32_t *find_place(struct build *b, const char *name, size_t len)
+{
+	uint32_t pos = text_hash(name, len) & b->mask;
+
+	for (;; pos = (pos + 1) & b->mask) {
+		const struct entry *e;
+
+		if (!b->table[pos])
+			return &b->table[pos];
+		e = &b->list->entries[b->table[pos] - 1];
+		if (e->len == len && !memcmp(entry_name(b->list, e), name, len))
+			return &b->table[pos];
+	}
+}
+
+static bool grow_table(struct build *b)
+{
+	uint32_t size = b->table ? (b->mask + 1) * 2 : 256;
+	uint32_t *table;
+
+	if (b->table && b->list->count < b->mask / 2)
+		return true;
+	table = calloc(size, sizeof(*table));
+	if (!table)
+		return false;
+	free(b->table);
+	b->table = table;
+	b->mask = size - 1;
+	for (uint32_t n = 0; n < b->list->count; n++) {
+		struct entry *e = &b->list->entries[n];
+
+		*find_place(b, entry_name(b->list, e), e->len) = n + 1;
+	}
+	return true;
+}
+
+static bool add_name(struct dirlist *list, const char *name, size_t len, uint32_t *at)
+{
+	if (list->arena_size + len + 1 > list->arena_room) {
+		size_t room = max(list->arena_room * 2, (size_t)4096);
+		char *arena = realloc(list->arena, room);
+
+		if (!arena)
+			return false;
+		list->arena = arena;
+		list->arena_room = room;
+	}
+	*at = (uint32_t)list->arena_size;
+	memcpy(list->arena + list->arena_size, name, len);
+	list->arena[list->arena_size + len] = '\0';
+	list->arena_size += len + 1;
+	return true;
+}
+
+/* Finds the type where the filesystem does not say it, and whether it is a whiteout. */
+static void examine(struct build *b, const char *name, unsigned int *type, bool *whiteout)
+{
+	bool may_be_xwhiteout = *type == DT_REG && b->at->layer->index &&
+				inode_has(b->dir, INODE_XWHITE);
+	struct statx st;
+
+	*whiteout = false;
+	if (*type != DT_CHR && *type != DT_UNKNOWN && !may_be_xwhiteout)
+		return;
+	if (layer_stat(b->at, name, &st) < 0)
+		return;
+	*type = IFTODT(st.stx_mode);
+	*whiteout = may_be_xwhiteout ? is_whiteout(b->o, b->at, name, &st) : fmt_is_whiteout(&st);
+}
+
+static bool collect(void *ctx, const char *name, size_t len, uint64_t ino, unsigned int type)
+{
+	struct build *b = ctx;
+	struct dirlist *list = b->list;
+	struct entry *e;
+	uint32_t *place = NULL;
+	uint32_t index;
+	bool whiteout;
+
+	b->err = -ENOMEM;
+	if (b->merges) {
+		if (!grow_table(b))
+			return false;
+		place = find_place(b, name, len);
+	}
+	if (place && *place) {
+		index = *place - 1;
+		list->entries[index].lower_too = true;
+	} else {
+		index = list->count;
+		if (!reserve((void **)&list->entries, &list->room, list->count, sizeof(*e)))
+			return false;
+		examine(b, name, &type, &whiteout);
+		e = &list->entries[index];
+		*e = (struct entry){
+			.len = (uint16_t)len,
+			.layer = (uint16_t)b->at->layer->index,
+			.type = (uint8_t)type,
+			.whiteout = whiteout,
+			.ino = ino,
+		};
+		if (!add_name(list, name, len, &e->name))
+			return false;
+		list->count++;
+		if (place)
+			*place = index + 1;
+		if (whiteout && e->layer == 0)
+			list->upper_whiteouts = true;
+	}
+	if (b->lowest) {
+		if (!reserve((void **)&b->lowest_order, &b->lowest_room, b->lowest_count,
+			     sizeof(*b->lowest_order)))
+			return false;
+		b->lowest_order[b->lowest_count++] = index;
+	}
+	b->err = 0;
+	return true;
+}
+
+static int read_layer(struct build *b, unsigned int layer, bool lowest)
+{
+	autoref struct layer_ref *at = NULL;
+	int err = dir_ref(b->o, b->dir, layer, false, &at);
+
+	if (err < 0)
+		return err;
+	b->at = at;
+	b->lowest = lowest;
+	err = at->layer->ops->readdir(at, collect, b);
+	return err < 0 ? err : b->err;
+}
+
+static int put_in_order(struct build *b)
+{
+	struct dirlist *list = b->list;
+
+	list->order = malloc((size_t)(list->count + 1) * sizeof(*list->order));
+	if (!list->order)
+		return -ENOMEM;
+	for (uint32_t n = 0; n < b->lowest_count; n++) {
+		struct entry *e = &list->entries[b->lowest_order[n]];
+
+		e->placed = true;
+		if (!e->whiteout)
+			list->order[list->shown++] = b->lowest_order[n];
+	}
+	for (uint32_t n = 0; n < list->count; n++) {
+		struct entry *e = &list->entries[n];
+
+		if (!e->placed && !e->whiteout)
+			list->order[list->shown++] = n;
+	}
+	return 0;
+}
+
+int dirlist_read(struct ovl *o, struct ovl_inode *dir, struct dirlist **out)
+{
+	struct dirstack *stack = dir->dir;
+	bool upper = inode_has(dir, INODE_UPPER);
+	unsigned int lowers = inode_lowers(dir);
+	struct build b = { .o = o, .dir = dir };
+	int err = 0;
+
+	/* Who has no name any more has no entries either. */
+	if (inode_has(dir, INODE_ORPHAN)) {
+		upper = false;
+		lowers = 0;
+	}
+	b.merges = lowers + (upper ? 1 : 0) > 1;
+	b.list = calloc(1, sizeof(*b.list));
+	if (!b.list)
+		return -ENOMEM;
+	b.list->refs = 1;
+	if (upper)
+		err = read_layer(&b, 0, lowers == 0);
+	for (unsigned int n = 0; n < lowers && err == 0; n++)
+		err = read_layer(&b, stack->lower[n].layer, n + 1 == lowers);
+	if (err == 0)
+		err = put_in_order(&b);
+	free(b.table);
+	free(b.lowest_order);
+	if (err < 0)
+		dirlist_put(b.list);
+	else
+		*out = b.list;
+	return err;
+}
+
+int dir_check_empty(struct ovl *o, struct ovl_inode *dir, bool *whiteouts)
+{
+	struct dirlist *list;
+	int err = dirlist_read(o, dir, &list);
+
+	if (err < 0)
+		return err;
+	*whiteouts = list->upper_whiteouts;
+	err = list->shown ? -ENOTEMPTY : 0;
+	dirlist_put(list);
+	return err;
+}
+
+int ovl_opendir(struct ovl *o, ovl_node node, struct ovl_dir **out)
+{
+	int err;
+	struct ovl_inode *i = inode_get_dir(o, node, &err);
+	struct ovl_dir *d;
+
+	if (!i)
+		return err;
+	d = calloc(1, sizeof(*d));
+	if (!d) {
+		inode_put(o, i);
+		return -ENOMEM;
+	}
+	d->inode = i;
+	*out = d;
+	return 0;
+}
+
+void ovl_closedir(struct ovl *o, struct ovl_dir *dir)
+{
+	if (!dir)
+		return;
+	inode_put(o, dir->inode);
+	dirlist_put(dir->list);
+	free(dir);
+}
+
+/* The list of this pass, referenced. */
+static int get_list(struct ovl *o, struct ovl_dir *d, bool anew, struct dirlist **out)
+{
+	struct dirlist *list = NULL;
+	struct dirlist *old = NULL;
+	int err = 0;
+
+	lock_take(&d->lock);
+	if (!anew && d->list)
+		list = d->list;
+	if (list)
+		atomic_fetch_add(&list->refs, 1);
+	lock_drop(&d->lock);
+	if (list) {
+		*out = list;
+		return 0;
+	}
+	err = dirlist_read(o, d->inode, &list);
+	if (err < 0)
+		return err;
+	atomic_fetch_add(&list->refs, 1);
+	lock_take(&d->lock);
+	old = d->list;
+	d->list = list;
+	lock_drop(&d->lock);
+	dirlist_put(old);
+	*out = list;
+	return 0;
+}
+
+/* The union's number of an entry that nobody looked up. */
+static uint64_t entry_ino(struct ovl *o, struct ovl_inode *dir, const struct entry *e,
+			  const char *name)
+{
+	struct ovl_inode *i = name_find(o, dir, name, e->len);
+	struct looked_up l;
+	uint64_t ino;
+
+	if (i) {
+		ino = i->ino;
+		inode_put(o, i);
+		return ino;
+	}
+	/* An upper object may have come from below, and shows that number. */
+	if (e->layer == 0 && (e->lower_too || inode_has(dir, INODE_IMPURE)) &&
+	    lookup_real(o, dir, name, &l) == 0) {
+		looked_up_free(&l);
+		return l.ino;
+	}
+	return ino_compose(o, o->layers[e->layer].dev, e->ino);
+}
+
+static uint64_t parent_ino(struct ovl *o, struct ovl_inode *dir)
+{
+	uint64_t ino = dir->ino;
+
+	pthread_rwlock_rdlock(&o->topology);
+	if (dir->names)
+		ino = dir->names->parent->ino;
+	pthread_rwlock_unlock(&o->topology);
+	return ino;
+}
+
+static bool fill_dots(struct ovl *o, struct ovl_dir *d, off_t *off, ovl_filldir fill, void *ctx)
+{
+	static const char *const names[] = { ".", ".." };
+
+	for (; *off < 2; ++*off) {
+		struct ovl_dirent e = {
+			.name = names[*off],
+			.name_len = (size_t)*off + 1,
+			.ino = *off ? parent_ino(o, d->inode) : d->inode->ino,
+			.type = DT_DIR,
+			.next = *off + 1,
+		};
+
+		if (!fill(ctx, &e))
+			return false;
+	}
+	return true;
+}
+
+/* One entry with its inode. Returns 1 when it is to be skipped. */
+static int look_entry(struct ovl *o, struct ovl_inode *dir, const char *name, struct ovl_entry *out)
+{
+	struct ovl_inode *i = NULL;
+	int err = lookup_inode(o, dir, name, &i);
+
+	if (err == 0)
+		err = entry_fill(o, i, out);
+	inode_put(o, i);
+	return err == -ENOENT ? 1 : err;
+}
+
+static bool fill_entry(struct ovl *o, struct ovl_inode *dir, const struct dirlist *list,
+		       uint32_t index, bool plus, ovl_filldir fill, void *ctx)
+{
+	const struct entry *e = &list->entries[list->order[index]];
+	const char *name = entry_name(list, e);
+	struct ovl_entry entry;
+	struct ovl_dirent d = {
+		.name = name,
+		.name_len = e->len,
+		.type = e->type,
+		.next = (off_t)index + 3,
+	};
+
+	if (plus) {
+		int err = look_entry(o, dir, name, &entry);
+
+		if (err > 0) /* removed since the list was made */
+			return true;
+		if (err == 0) {
+			d.entry = &entry;
+			d.ino = entry.attr.stx_ino;
+			d.type = IFTODT(entry.attr.stx_mode);
+		}
+	}
+	if (!d.entry)
+		d.ino = entry_ino(o, dir, e, name);
+	if (fill(ctx, &d))
+		return true;
+	if (d.entry)
+		ovl_forget(o, entry.node, 1);
+	return false;
+}
+
+int ovl_readdir(struct ovl *o, struct ovl_dir *dir, off_t off, bool plus, ovl_filldir fill,
+		void *ctx)
+{
+	struct dirlist *list;
+	int err;
+
+	if (off < 0)
+		return -EINVAL;
+	err = get_list(o, dir, off == 0, &list);
+	if (err < 0)
+		return err;
+	if (fill_dots(o, dir, &off, fill, ctx))
+		for (uint64_t n = (uint64_t)off - 2; n < list->shown; n++)
+			if (!fill_entry(o, dir->inode, list, (uint32_t)n, plus, fill, ctx))
+				break;
+	dirlist_put(list);
+	return 0;
+}

@@ -1,0 +1,419 @@
+// SPDX-License-Identifier: MIT
+/*
+ * rename, by the rules of the kernel's ovl_rename(): one rename of the upper filesystem does it
+ * all. Where a lower layer shows the old name, that rename leaves a whiteout there, or swaps the
+ * object with the whiteout at the new name.
+ *
+ * A directory that is in a lower layer is not renamed: EXDEV, and mv(1) copies.
+ */
+#include <fcntl.h>
+
+#include "overlay/internal.h"
+#include "util/at.h"
+
+struct renaming {
+	struct ovl *o;
+	const struct ovl_caller *caller;
+	struct ovl_inode *old_dir;
+	const char *old_name;
+	struct ovl_inode *new_dir;
+	const char *new_name;
+	bool exchange;
+	struct ovl_inode *source;
+	struct ovl_inode *target; /* NULL: none */
+	struct layer_ref *old_upper;
+	struct layer_ref *new_upper;
+	struct layer_ref *target_at; /* where the target is, to keep hold of it */
+	bool old_in_lower;           /* lower layers show the old name */
+	bool whiteout_at_new;
+};
+
+static bool merged_or_lower(const struct ovl_inode *dir)
+{
+	return !inode_has(dir, INODE_UPPER) || inode_lowers(dir);
+}
+
+/* What cannot be renamed at all. */
+static int check(struct renaming *r)
+{
+	int err = protattr_check(r->old_dir, false);
+
+	if (err == 0)
+		err = protattr_check(r->source, false);
+	if (err == 0)
+		err = protattr_check(r->new_dir, !r->target);
+	if (err == 0 && r->target)
+		err = protattr_check(r->target, false);
+	if (err < 0)
+		return err;
+	if (r->source->dir && merged_or_lower(r->source))
+		return -EXDEV;
+	if (r->exchange)
+		return r->target->dir && merged_or_lower(r->target) ? -EXDEV : 0;
+	if (!r->target)
+		return 0;
+	if (r->target->dir && !r->source->dir)
+		return -EISDIR;
+	return r->source->dir && !r->target->dir ? -ENOTDIR : 0;
+}
+
+/*
+ * A directory to be replaced has to be really empty: one that holds whiteouts is first replaced by
+ * an empty opaque one like it, which shows the same.
+ */
+static int clear_target(struct renaming *r)
+{
+	struct ovl *o = r->o;
+	int work = layer_fd(o->work);
+	char temp[FMT_TEMP_NAME_MAX];
+	autoref struct layer_ref *at = NULL;
+	struct timespec times[2];
+	struct statx st;
+	bool whiteouts;
+	int err = dir_check_empty(o, r->target, &whiteouts);
+
+	if (err < 0 || !whiteouts)
+		return err;
+	err = dir_ref(o, r->target, 0, false, &at);
+	if (err == 0)
+		err = layer_stat(at, "", &st);
+	if (err < 0)
+		return err;
+	temp_name(o, temp);
+	if (mkdirat(work, temp, 0700) < 0)
+		return -errno;
+	statx_times(&st, times);
+	err = at_chown(work, temp, st.stx_uid, st.stx_gid);
+	if (err == 0)
+		err = copy_xattrs(o, at, "", work, temp);
+	if (err == 0)
+		err = at_chmod(work, temp, st.stx_mode & 07777);
+	if (err == 0)
+		err = at_setxattr(work, temp, xname(o, FMT_OPAQUE), "y", 1, 0);
+	if (err == 0)
+		err = at_utimens(work, temp, times);
+	if (err == 0)
+		err = at_rename(work, temp, layer_fd(r->new_upper), r->new_name, RENAME_EXCHANGE);
+	if (err == 0) { /* the real directory is another one now */
+		inode_set(r->target, INODE_OPAQUE);
+		fdcache_drop(&o->fds, &r->target->dir->upper.ref);
+	}
+	work_remove(o, temp);
+	return err;
+}
+
+static int prepare(struct renaming *r)
+{
+	struct ovl *o = r->o;
+	int err = upper_parent(o, r->caller, r->old_dir, &r->old_upper);
+
+	if (err == 0)
+		err = upper_parent(o, r->caller, r->new_dir, &r->new_upper);
+	if (err == 0)
+		err = copy_up(o, r->caller, r->source, COPY_ALL);
+	if (err == 0 && r->exchange)
+		err = copy_up(o, r->caller, r->target, COPY_ALL);
+	if (err == 0 && r->target && r->target->dir && !r->exchange) {
+		if (inode_has(r->target, INODE_UPPER)) {
+			err = clear_target(r);
+		} else {
+			bool whiteouts;
+
+			err = dir_check_empty(o, r->target, &whiteouts);
+		}
+	}
+	if (err < 0)
+		return err;
+	r->old_in_lower = !r->exchange && lower_has(o, r->old_dir, r->old_name, false);
+	r->whiteout_at_new = !r->exchange && !r->target &&
+			     upper_has_whiteout(o, r->new_upper, r->new_name);
+	return 0;
+}
+
+/*
+ * A new directory must not be merged with what lower layers have at its new place. @dir: the
+ * directory that will hold it.
+ */
+static int make_opaque(struct ovl *o, struct ovl_inode *moved, struct ovl_inode *dir,
+		       struct layer_ref *upper, const char *name)
+{
+	int err;
+
+	if (!moved->dir || inode_has(moved, INODE_OPAQUE) || !inode_lowers(dir))
+		return 0;
+	if (o->no_xattr)
+		return -EXDEV;
+	err = at_setxattr(layer_fd(upper), name, xname(o, FMT_OPAQUE), "y", 1, 0);
+	if (err < 0)
+		return err == -EOPNOTSUPP ? -EXDEV : err;
+	inode_set(moved, INODE_OPAQUE);
+	return 0;
+}
+
+/* Marks that have to be there before the object is. */
+static int mark(struct renaming *r)
+{
+	struct ovl *o = r->o;
+	int err = make_opaque(o, r->source, r->new_dir, r->old_upper, r->old_name);
+
+	if (err == 0 && inode_has(r->source, INODE_ORIGIN))
+		err = mark_impure(o, r->new_dir, r->new_upper);
+	if (err < 0 || !r->exchange)
+		return err;
+	err = make_opaque(o, r->target, r->old_dir, r->new_upper, r->new_name);
+	if (err == 0 && inode_has(r->target, INODE_ORIGIN))
+		err = mark_impure(o, r->old_dir, r->old_upper);
+	return err;
+}
+
+/*
+ * For filesystems without RENAME_WHITEOUT. A file first gets its new name, then a whiteout takes
+ * the old one; a crash between leaves both names.
+ */
+static int rename_and_hide(struct renaming *r)
+{
+	struct ovl *o = r->o;
+	char temp[FMT_TEMP_NAME_MAX];
+	int err;
+
+	if (r->source->dir)
+		return -EXDEV;
+	temp_name(o, temp);
+	err = at_link(layer_fd(r->old_upper), r->old_name, layer_fd(o->work), temp);
+	if (err == 0)
+		err = at_rename(layer_fd(o->work), temp, layer_fd(r->new_upper), r->new_name, 0);
+	if (err == 0)
+		err = whiteout_at(o, layer_fd(r->old_upper), r->old_name, true);
+	return err;
+}
+
+static int rename_real(struct renaming *r)
+{
+	int from = layer_fd(r->old_upper);
+	int to = layer_fd(r->new_upper);
+	bool swap = r->exchange;
+	bool remove_whiteout = false;
+	int err;
+
+	if (r->old_in_lower && !r->whiteout_at_new) {
+		err = at_rename(from, r->old_name, to, r->new_name, RENAME_WHITEOUT);
+		return err == -EINVAL ? rename_and_hide(r) : err;
+	}
+	if (r->old_in_lower)
+		swap = true; /* the whiteout of the new name becomes the old one's */
+	else if (r->whiteout_at_new && r->source->dir)
+		swap = remove_whiteout = true; /* a directory cannot replace it */
+	err = at_rename(from, r->old_name, to, r->new_name, swap ? RENAME_EXCHANGE : 0);
+	if (err == 0 && remove_whiteout)
+		at_unlink(from, r->old_name, 0);
+	return err;
+}
+
+/* The names in memory follow. Locks of all four are held. */
+static void rename_known(struct renaming *r, struct ovl_name *new_name, struct ovl_name *swapped,
+			 struct layer_ref **target_self, struct ovl_inode **stale)
+{
+	struct ovl *o = r->o;
+	size_t old_len = strlen(r->old_name);
+	size_t new_len = strlen(r->new_name);
+
+	if (r->exchange) {
+		name_free(o, name_remove(o, r->target, r->new_dir, r->new_name, new_len));
+	} else if (r->target) {
+		orphan_commit(o, r->target, r->new_dir, r->new_name, target_self);
+	}
+	name_free(o, name_remove(o, r->source, r->old_dir, r->old_name, old_len));
+	name_insert(o, new_name, r->source, &stale[0]);
+	if (r->exchange)
+		name_insert(o, swapped, r->target, &stale[1]);
+}
+
+static void lock_ordered(struct ovl_inode *a, struct ovl_inode *b)
+{
+	if (b && b < a) {
+		lock_take(&b->lock);
+		lock_take(&a->lock);
+		return;
+	}
+	lock_take(&a->lock);
+	if (b && b != a)
+		lock_take(&b->lock);
+}
+
+static void unlock_ordered(struct ovl_inode *a, struct ovl_inode *b)
+{
+	lock_drop(&a->lock);
+	if (b && b != a)
+		lock_drop(&b->lock);
+}
+
+/* The objects' locks: directories before the others. */
+static void lock_objects(struct ovl_inode *source, struct ovl_inode *target)
+{
+	if (target && !source->dir == !target->dir) {
+		lock_ordered(source, target);
+	} else if (target && target->dir) {
+		lock_take(&target->lock);
+		lock_take(&source->lock);
+	} else {
+		lock_take(&source->lock);
+		if (target)
+			lock_take(&target->lock);
+	}
+}
+
+static bool busy(const struct ovl_inode *i)
+{
+	return i && inode_has(i, INODE_COPYING);
+}
+
+/* Under all locks. -EAGAIN: a copy-up has come in between. */
+static int rename_locked(struct renaming *r, struct ovl_name *new_name, struct ovl_name *swapped,
+			 bool *names_used, struct layer_ref **target_self, struct ovl_inode **stale)
+{
+	struct ovl_inode *target = r->target;
+	int err = 0;
+
+	if (busy(r->source) || busy(target))
+		return -EAGAIN;
+	if (target && !r->exchange && !target->self) {
+		if (r->target_at->layer->index != inode_top_layer(target))
+			return -EAGAIN;
+		err = orphan_prepare(r->o, target, r->target_at, target->dir ? "" : r->new_name,
+				     target_self);
+	}
+	if (err == 0)
+		err = mark(r);
+	if (err == 0)
+		err = rename_real(r);
+	if (err == 0) {
+		*names_used = true;
+		rename_known(r, new_name, swapped, target_self, stale);
+	}
+	return err;
+}
+
+static int find_target(struct renaming *r)
+{
+	struct ovl *o = r->o;
+	struct ovl_inode *target = r->target;
+
+	layer_ref_put(take_ref(&r->target_at));
+	if (!target || r->exchange)
+		return 0;
+	if (target->dir)
+		return dir_ref(o, target, inode_top_layer(target), false, &r->target_at);
+	return dir_ref(o, r->new_dir, inode_top_layer(target), false, &r->target_at);
+}
+
+static void wait_idle(struct ovl *o, struct ovl_inode *i)
+{
+	if (!i)
+		return;
+	lock_take(&i->lock);
+	copyup_wait(o, i);
+	lock_drop(&i->lock);
+}
+
+static int rename_inodes(struct renaming *r)
+{
+	struct ovl *o = r->o;
+	struct ovl_name *new_name = name_new(r->new_dir, r->new_name, strlen(r->new_name));
+	struct ovl_name *swapped =
+		r->exchange ? name_new(r->old_dir, r->old_name, strlen(r->old_name)) : NULL;
+	struct layer_ref *target_self = NULL;
+	struct ovl_inode *stale[2] = { NULL, NULL };
+	bool moves_dir = r->source->dir || (r->target && r->target->dir);
+	bool names_used = false;
+	int err = new_name && (swapped || !r->exchange) ? 0 : -ENOMEM;
+
+	while (err == 0) {
+		wait_idle(o, r->source);
+		wait_idle(o, r->target);
+		err = find_target(r);
+		if (err < 0)
+			break;
+		if (moves_dir)
+			pthread_rwlock_wrlock(&o->topology);
+		else
+			pthread_rwlock_rdlock(&o->topology);
+		lock_ordered(r->old_dir, r->new_dir);
+		lock_objects(r->source, r->target);
+		err = rename_locked(r, new_name, swapped, &names_used, &target_self, stale);
+		lock_drop(&r->source->lock);
+		if (r->target)
+			lock_drop(&r->target->lock);
+		unlock_ordered(r->old_dir, r->new_dir);
+		pthread_rwlock_unlock(&o->topology);
+		if (err != -EAGAIN)
+			break;
+		err = 0;
+	}
+	if (!names_used) {
+		name_free(o, new_name);
+		name_free(o, swapped);
+	}
+	layer_ref_put(target_self);
+	inode_put(o, stale[0]);
+	inode_put(o, stale[1]);
+	return err;
+}
+
+static int find_objects(struct renaming *r, unsigned int flags)
+{
+	struct ovl *o = r->o;
+	int err = name_check(o, r->old_name);
+
+	if (err == 0)
+		err = name_check(o, r->new_name);
+	if (err == 0)
+		err = lookup_inode(o, r->old_dir, r->old_name, &r->source);
+	if (err < 0)
+		return err;
+	err = lookup_inode(o, r->new_dir, r->new_name, &r->target);
+	if (err == -ENOENT && !r->exchange)
+		return 0;
+	if (err < 0)
+		return err;
+	return flags & RENAME_NOREPLACE ? -EEXIST : 0;
+}
+
+int ovl_rename(struct ovl *o, const struct ovl_caller *caller, ovl_node parent, const char *name,
+	       ovl_node newparent, const char *newname, unsigned int flags)
+{
+	struct renaming r = {
+		.o = o,
+		.caller = caller,
+		.old_name = name,
+		.new_name = newname,
+		.exchange = flags & RENAME_EXCHANGE,
+	};
+	int err;
+
+	if ((flags & ~(unsigned int)(RENAME_NOREPLACE | RENAME_EXCHANGE)) ||
+	    flags == (RENAME_NOREPLACE | RENAME_EXCHANGE))
+		return -EINVAL;
+	if (!o->has_upper)
+		return -EROFS;
+	r.old_dir = inode_get_dir(o, parent, &err);
+	if (r.old_dir)
+		r.new_dir = inode_get_dir(o, newparent, &err);
+	if (r.new_dir)
+		err = find_objects(&r, flags);
+	/* Two names of one object: nothing to do. */
+	if (err == 0 && r.source != r.target) {
+		err = check(&r);
+		if (err == 0)
+			err = prepare(&r);
+		if (err == 0)
+			err = rename_inodes(&r);
+	}
+	layer_ref_put(r.target_at);
+	layer_ref_put(r.old_upper);
+	layer_ref_put(r.new_upper);
+	inode_put(o, r.source);
+	inode_put(o, r.target);
+	inode_put(o, r.old_dir);
+	inode_put(o, r.new_dir);
+	return err;
+}

@@ -1,0 +1,494 @@
+// SPDX-License-Identifier: MIT
+/* Opening a union: its layers, the checks of them against each other, and closing it again. */
+#include <fcntl.h>
+#include <linux/capability.h>
+#include <sys/file.h>
+#include <sys/random.h>
+#include <sys/resource.h>
+#include <stdarg.h>
+#include <sys/syscall.h>
+#include <sys/xattr.h>
+
+#include "overlay/internal.h"
+#include "util/at.h"
+#include "util/log.h"
+
+/* Cached fds at most; below it, what RLIMIT_NOFILE leaves after a reserve for running calls. */
+#define FDS_MAX     4096
+#define FDS_RESERVE 256
+#define FDS_MIN     16
+
+/* Inode of the initial user namespace (linux/proc_ns.h, PROC_USER_INIT_INO). */
+#define USER_NS_INIT_INO 0xEFFFFFFDU
+
+struct opening {
+	struct ovl *o;
+	const struct ovl_config *config;
+	struct layer_ref *workdir;
+	char *message;
+	size_t size;
+};
+
+static int fail(struct opening *p, int err, const char *fmt, ...)
+	__attribute__((format(printf, 3, 4)));
+
+static int fail(struct opening *p, int err, const char *fmt, ...)
+{
+	va_list args;
+
+	va_start(args, fmt);
+	vsnprintf(p->message, p->size, fmt, args);
+	va_end(args);
+	return err;
+}
+
+static bool has_capability(unsigned int cap)
+{
+	struct __user_cap_header_struct header = { .version = _LINUX_CAPABILITY_VERSION_3 };
+	struct __user_cap_data_struct data[2];
+
+	if (syscall(SYS_capget, &header, data) < 0)
+		return false;
+	return data[cap / 32].effective >> (cap % 32) & 1;
+}
+
+static bool in_initial_userns(void)
+{
+	struct stat st;
+
+	return stat("/proc/self/ns/user", &st) == 0 && st.st_ino == USER_NS_INIT_INO;
+}
+
+static void find_rights(struct ovl *o)
+{
+	o->uid = geteuid();
+	o->gid = getegid();
+	o->may_setfsid = has_capability(CAP_SETUID) && has_capability(CAP_SETGID);
+	o->overrides_modes = has_capability(CAP_DAC_OVERRIDE);
+}
+
+static size_t fd_capacity(void)
+{
+	struct rlimit limit;
+	size_t n = FDS_MAX;
+
+	if (getrlimit(RLIMIT_NOFILE, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY)
+		n = limit.rlim_cur > 2 * FDS_RESERVE ? limit.rlim_cur - FDS_RESERVE
+						     : limit.rlim_cur / 2;
+	n = min(n, (size_t)FDS_MAX);
+	return max(n, (size_t)FDS_MIN);
+}
+
+static const char *reason(int err)
+{
+	switch (err) {
+	case -ENOENT: return "does not exist";
+	case -ENOTDIR: return "is not a directory";
+	case -EACCES: return "may not be opened (permission denied)";
+	case -ELOOP: return "has too many symlinks";
+	default: return strerror(-err);
+	}
+}
+
+/* Whether @path lies inside @dir, or is it. By what they are, not by how they are written. */
+static bool is_inside(const char *path, dev_t dev, uint64_t ino, bool itself)
+{
+	autofd int fd = open(path, O_PATH | O_DIRECTORY | O_CLOEXEC);
+	uint64_t last_ino = 0;
+	dev_t first_dev = 0;
+
+	for (unsigned int depth = 0; fd >= 0 && depth < PATH_MAX; depth++) {
+		struct stat st;
+		int parent;
+
+		if (fstat(fd, &st) < 0)
+			return false;
+		/* What is mounted inside a layer is not part of it. */
+		if (depth && st.st_dev != first_dev)
+			return false;
+		first_dev = st.st_dev;
+		if (st.st_dev == dev && st.st_ino == ino && (depth || itself))
+			return true;
+		if (depth && st.st_ino == last_ino) /* the root is its own parent */
+			return false;
+		last_ino = st.st_ino;
+		parent = openat(fd, "..", O_PATH | O_DIRECTORY | O_CLOEXEC);
+		close_fd(fd);
+		fd = parent;
+	}
+	return false;
+}
+
+/* Paths only: what is mounted over a layer later hides it from us, not from the kernel. */
+static int check_mountpoint(struct opening *p, const char *what, const char *path)
+{
+	autofree char *layer = realpath(path, NULL);
+	autofree char *target = p->config->mountpoint ? realpath(p->config->mountpoint, NULL)
+						      : NULL;
+	size_t len;
+
+	if (!layer || !target)
+		return 0;
+	len = strlen(target);
+	if (len == 1 || strncmp(layer, target, len) != 0 || layer[len] != '/')
+		return 0;
+	return fail(p, -EINVAL,
+		    "%s %s lies inside its own mountpoint %s: mount elsewhere, or move the layer",
+		    what, path, target);
+}
+
+/* An exclusive lock for as long as the mount lives; it goes with the process, whatever ends it. */
+static int lock_dir(struct opening *p, const char *what, const char *path, struct layer_ref *dir,
+		    int *out)
+{
+	*out = at_open(layer_fd(dir), "", O_RDONLY | O_DIRECTORY);
+	if (*out < 0)
+		return fail(p, *out, "%s %s cannot be read: %s", what, path, strerror(-*out));
+	if (flock(*out, LOCK_EX | LOCK_NB) < 0 && errno == EWOULDBLOCK)
+		return fail(p, -EBUSY,
+			    "%s %s is in use by another plyfs mount: unmount that first, or give "
+			    "another directory",
+			    what, path);
+	return 0;
+}
+
+static int check_upper_and_work(struct opening *p)
+{
+	const struct ovl_config *c = p->config;
+	struct layer *upper = &p->o->layers[0];
+	struct statx work;
+	int err = layer_stat(p->workdir, "", &work);
+
+	if (err < 0)
+		return fail(p, err, "workdir %s: %s", c->work, strerror(-err));
+	if (statx_dev(&work) != upper->dev)
+		return fail(p, -EXDEV,
+			    "workdir %s is on another filesystem than upperdir %s: give both from "
+			    "one filesystem",
+			    c->work, c->upper);
+	p->o->workdir_ino = work.stx_ino;
+	if (work.stx_ino == upper->root_ino)
+		return fail(p, -EINVAL,
+			    "workdir and upperdir are both %s: give two separate directories",
+			    c->upper);
+	if (is_inside(c->work, upper->dev, upper->root_ino, false))
+		return fail(p, -EINVAL,
+			    "workdir %s lies inside upperdir %s: give a directory beside it",
+			    c->work, c->upper);
+	if (is_inside(c->upper, statx_dev(&work), work.stx_ino, false))
+		return fail(p, -EINVAL,
+			    "upperdir %s lies inside workdir %s: give a directory beside it",
+			    c->upper, c->work);
+	if (upper->read_only)
+		return fail(p, -EROFS,
+			    "upperdir %s is on a read-only filesystem: give a writable one, or "
+			    "leave upperdir and workdir out",
+			    c->upper);
+	return 0;
+}
+
+static int open_upper(struct opening *p)
+{
+	const struct ovl_config *c = p->config;
+	struct ovl *o = p->o;
+	const char *failed = c->upper;
+	int err = check_mountpoint(p, "upperdir", c->upper);
+
+	if (err == 0)
+		err = check_mountpoint(p, "workdir", c->work);
+	if (err < 0)
+		return err;
+	err = layer_dir_open_upper(c->upper, c->work, c->mountpoint, &o->layers[0], &p->workdir,
+				   &failed);
+	if (err == -EXDEV)
+		return fail(p, err,
+			    "workdir %s is on another filesystem or mount than upperdir %s: give "
+			    "both from one filesystem",
+			    c->work, c->upper);
+	if (err < 0)
+		return fail(p, err, "%s %s %s: give an existing directory",
+			    failed == c->upper ? "upperdir" : "workdir", failed, reason(err));
+	o->has_upper = true;
+	err = check_upper_and_work(p);
+	if (err == 0)
+		err = lock_dir(p, "upperdir", c->upper, o->layers[0].root, &o->upper_lock);
+	if (err == 0)
+		err = lock_dir(p, "workdir", c->work, p->workdir, &o->work_lock);
+	return err;
+}
+
+static int open_lower(struct opening *p, unsigned int index)
+{
+	const char *path = p->config->lower[index - 1];
+	int err = check_mountpoint(p, "lowerdir", path);
+
+	if (err < 0)
+		return err;
+	err = layer_dir_open(path, index, p->config->mountpoint, &p->o->layers[index]);
+	if (err < 0)
+		return fail(p, err, "lowerdir %s %s: give an existing directory", path,
+			    reason(err));
+	return 0;
+}
+
+/* The kernel's rules (ovl_get_layers, ovl_check_overlapping_layers), and its errno. */
+static int check_overlap(struct opening *p)
+{
+	const struct ovl_config *c = p->config;
+	struct ovl *o = p->o;
+
+	for (unsigned int a = 1; a <= o->lower_count; a++) {
+		struct layer *layer = &o->layers[a];
+		const char *path = c->lower[a - 1];
+
+		for (unsigned int b = o->has_upper ? 0 : 1; b <= o->lower_count; b++) {
+			struct layer *other = &o->layers[b];
+
+			if (a == b || other->dev != layer->dev)
+				continue;
+			if (other->root_ino == layer->root_ino && b < a)
+				return fail(p, -ELOOP,
+					    "lowerdir %s is given twice, or is upperdir as well: "
+					    "give each directory once",
+					    path);
+			if (is_inside(path, other->dev, other->root_ino, false))
+				return fail(p, -ELOOP,
+					    "lowerdir %s lies inside %s %s: layers must not "
+					    "overlap",
+					    path, b ? "lowerdir" : "upperdir",
+					    b ? c->lower[b - 1] : c->upper);
+		}
+		if (!o->has_upper || layer->dev != o->layers[0].dev)
+			continue;
+		if (is_inside(path, o->layers[0].dev, o->workdir_ino, true))
+			return fail(p, -ELOOP,
+				    "lowerdir %s lies inside workdir %s: layers must not overlap",
+				    path, c->work);
+		if (is_inside(c->upper, layer->dev, layer->root_ino, false) ||
+		    is_inside(c->work, layer->dev, layer->root_ino, false))
+			o->has_traps = true;
+	}
+	return 0;
+}
+
+/* Which xattrs mark what, tried for real where there is an upper layer. */
+static void choose_xattrs(struct opening *p)
+{
+	struct ovl *o = p->o;
+	enum ovl_xattr_prefix wanted = p->config->xattr_prefix;
+	int fd;
+	int err;
+
+	o->userxattr = wanted == OVL_XATTR_USER ||
+		       (wanted == OVL_XATTR_AUTO &&
+			!(in_initial_userns() && has_capability(CAP_SYS_ADMIN)));
+	/* As the kernel: what users can write must not lead elsewhere. */
+	if (o->userxattr)
+		o->redirect = OVL_REDIRECT_NOFOLLOW;
+	if (!o->has_upper)
+		return;
+	fd = layer_fd(p->workdir);
+	err = at_setxattr(fd, "", xname(o, FMT_OPAQUE), "0", 1, 0);
+	if (err == 0) {
+		at_removexattr(fd, "", xname(o, FMT_OPAQUE));
+		return;
+	}
+	o->no_xattr = true;
+	log_warning(
+		"upperdir %s cannot hold %s* xattrs (%s): a directory that was removed cannot be "
+		"made anew",
+		p->config->upper, o->userxattr ? FMT_PREFIX_USER : FMT_PREFIX_TRUSTED,
+		strerror(-err));
+}
+
+static void probe_acl(struct ovl *o)
+{
+	struct layer *layer = &o->layers[o->has_upper ? 0 : 1];
+	ssize_t n = layer_getxattr(layer->root, "", "system.posix_acl_access", NULL, 0);
+
+	o->has_acl = n >= 0 || n == -ENODATA;
+}
+
+/* As uuid=auto of the kernel: a new upper gets one, one that was used without is left alone. */
+static void set_uuid(struct ovl *o)
+{
+	struct layer_ref *root = o->layers[0].root;
+	unsigned char uuid[16];
+
+	if (o->no_xattr || layer_getxattr(root, "", xname(o, FMT_UUID), NULL, 0) != -ENODATA ||
+	    layer_getxattr(root, "", xname(o, FMT_IMPURE), NULL, 0) != -ENODATA)
+		return;
+	if (getrandom(uuid, sizeof(uuid), GRND_NONBLOCK) != sizeof(uuid))
+		return;
+	uuid[6] = (unsigned char)((uuid[6] & 0x0f) | 0x40); /* RFC 9562: version 4, random */
+	uuid[8] = (unsigned char)((uuid[8] & 0x3f) | 0x80);
+	at_setxattr(layer_fd(root), "", xname(o, FMT_UUID), uuid, sizeof(uuid), XATTR_CREATE);
+}
+
+static bool root_has_mark(struct ovl *o, unsigned int layer, enum fmt_xattr which, char value)
+{
+	char buf[2];
+	ssize_t n = layer_getxattr(o->layers[layer].root, "", xname(o, which), buf, sizeof(buf));
+
+	return n == 1 && buf[0] == value;
+}
+
+static int make_root(struct ovl *o)
+{
+	unsigned int top = o->has_upper ? 0 : 1;
+	struct layer *layer = &o->layers[top];
+	struct dirstack *stack =
+		calloc(1, sizeof(*stack) + o->lower_count * sizeof(stack->lower[0]));
+	int err;
+
+	if (!stack)
+		return -ENOMEM;
+	stack->lower_count = (uint16_t)o->lower_count;
+	for (unsigned int n = 0; n < o->lower_count; n++)
+		stack->lower[n].layer = (uint16_t)(n + 1);
+	o->root = inode_new(o, DT_DIR, stack);
+	if (!o->root) {
+		free(stack);
+		return -ENOMEM;
+	}
+	o->root->ino = ino_compose(o, layer->dev, layer->root_ino);
+	if (o->has_upper)
+		inode_set(o->root, INODE_UPPER);
+	if (o->has_upper && root_has_mark(o, 0, FMT_IMPURE, 'y'))
+		inode_set(o->root, INODE_IMPURE);
+	for (unsigned int n = 1; n <= o->lower_count; n++)
+		if (root_has_mark(o, n, FMT_OPAQUE, 'x'))
+			inode_set(o->root, INODE_XWHITE);
+	err = inode_insert(o, o->root); /* the first: OVL_ROOT */
+	if (err == 0)
+		o->root->nlookup = 1;
+	return err;
+}
+
+static int open_layers(struct opening *p)
+{
+	const struct ovl_config *c = p->config;
+	struct ovl *o = p->o;
+	int err = 0;
+
+	if (c->lower_count < 1 || c->lower_count > OVL_MAX_LAYERS)
+		return fail(p, -EINVAL, "%zu lower layers given: 1 to %d are possible",
+			    c->lower_count, OVL_MAX_LAYERS);
+	if (c->upper && !c->work)
+		return fail(p, -EINVAL,
+			    "upperdir %s is given without workdir: give an empty directory on the "
+			    "same filesystem",
+			    c->upper);
+	o->layers = calloc(c->lower_count + 1, sizeof(*o->layers));
+	if (!o->layers)
+		return -ENOMEM;
+	if (c->upper)
+		err = open_upper(p);
+	o->lower_count = (unsigned int)c->lower_count;
+	for (unsigned int n = 1; n <= o->lower_count && err == 0; n++)
+		err = open_lower(p, n);
+	if (err == 0)
+		err = check_overlap(p);
+	return err;
+}
+
+static int open_all(struct opening *p)
+{
+	struct ovl *o = p->o;
+	int err = table_init(o);
+
+	if (err == 0)
+		err = fdcache_init(&o->fds, fd_capacity());
+	if (err == 0)
+		err = open_layers(p);
+	if (err == 0)
+		err = ino_init(o);
+	if (err < 0)
+		return err;
+	find_rights(o);
+	choose_xattrs(p);
+	probe_acl(o);
+	for (unsigned int n = o->has_upper ? 0 : 1; n <= o->lower_count; n++)
+		o->name_max = max(o->name_max, o->layers[n].name_max);
+	if (o->has_upper) {
+		err = workdir_prepare(o, p->workdir, p->config->work, p->message, p->size);
+		if (err < 0)
+			return err;
+		set_uuid(o);
+	}
+	return make_root(o);
+}
+
+int ovl_create(const struct ovl_config *config, struct ovl **out, char *message, size_t size)
+{
+	struct ovl *o = calloc(1, sizeof(*o));
+	struct opening p = { .o = o, .config = config, .message = message, .size = size };
+	int err;
+
+	message[0] = '\0';
+	if (!o) {
+		snprintf(message, size, "out of memory");
+		return -ENOMEM;
+	}
+	o->upper_lock = o->work_lock = -1;
+	o->redirect = config->redirect;
+	o->attr_changed = config->attr_changed;
+	o->ctx = config->ctx;
+	pthread_rwlock_init(&o->topology, NULL);
+	pthread_mutex_init(&o->whiteout_lock, NULL);
+	err = open_all(&p);
+	layer_ref_put(p.workdir);
+	if (err < 0) {
+		if (!message[0])
+			snprintf(message, size, "cannot open the layers: %s", strerror(-err));
+		ovl_destroy(o);
+		return err;
+	}
+	*out = o;
+	return 0;
+}
+
+void ovl_destroy(struct ovl *o)
+{
+	if (!o)
+		return;
+	if (o->root) {
+		int err = ovl_syncfs(o);
+
+		if (err < 0)
+			log_error("upper could not be written back: %s", strerror(-err));
+	}
+	table_destroy(o);
+	if (o->fds.capacity)
+		fdcache_destroy(&o->fds);
+	workdir_close(o);
+	for (unsigned int n = 0; o->layers && n <= o->lower_count; n++)
+		layer_close(&o->layers[n]);
+	close_fd(o->upper_lock);
+	close_fd(o->work_lock);
+	pthread_rwlock_destroy(&o->topology);
+	pthread_mutex_destroy(&o->whiteout_lock);
+	free(o->layers);
+	free(o->devs);
+	free(o);
+}
+
+bool ovl_has_upper(const struct ovl *o)
+{
+	return o->has_upper;
+}
+
+bool ovl_has_acl(const struct ovl *o)
+{
+	return o->has_acl;
+}
+
+void ovl_get_stats(struct ovl *o, struct ovl_stats *out)
+{
+	*out = (struct ovl_stats){
+		.inodes = o->table.inodes,
+		.names = o->table.name_count,
+		.open_fds = fdcache_count(&o->fds),
+		.copied_up = o->copied_up,
+	};
+}

@@ -1,0 +1,258 @@
+// SPDX-License-Identifier: MIT
+/*
+ * workdir/work: where everything is built before a rename shows it. What a crash leaves there is
+ * swept by the next mount. The shared whiteout lives there as well.
+ */
+#include <dirent.h>
+#include <fcntl.h>
+
+#include "overlay/internal.h"
+#include "util/at.h"
+
+/* The kernel's overlayfs sweeps work as deep; what lies deeper, no overlay has made. */
+#define SWEEP_DEPTH 3
+
+#define ACL_ACCESS  "system.posix_acl_access"
+#define ACL_DEFAULT "system.posix_acl_default"
+
+void temp_name(struct ovl *o, char out[FMT_TEMP_NAME_MAX])
+{
+	fmt_temp_name(atomic_fetch_add_explicit(&o->temp_counter, 1, memory_order_relaxed) + 1,
+		      out);
+}
+
+static bool is_dot(const char *name)
+{
+	return name[0] == '.' && (!name[1] || (name[1] == '.' && !name[2]));
+}
+
+int remove_tree(int dirfd, const char *name, unsigned int depth)
+{
+	autodir DIR *dir = NULL;
+	struct dirent *d;
+	int fd;
+	int err = at_unlink(dirfd, name, 0);
+
+	if (err != -EISDIR && err != -EPERM)
+		return err == -ENOENT ? 0 : err;
+	err = at_unlink(dirfd, name, AT_REMOVEDIR);
+	if (err != -ENOTEMPTY && err != -EEXIST && err != -EACCES)
+		return err;
+	if (depth == 0)
+		return err;
+	fd = at_open(dirfd, name, O_RDONLY | O_DIRECTORY);
+	if (fd == -EACCES) { /* our own, but with a mode that keeps even us out */
+		at_chmod(dirfd, name, 0700);
+		fd = at_open(dirfd, name, O_RDONLY | O_DIRECTORY);
+	}
+	if (fd < 0)
+		return fd;
+	dir = fdopendir(fd);
+	if (!dir) {
+		close_fd(fd);
+		return -ENOMEM;
+	}
+	while ((d = readdir(dir)))
+		if (!is_dot(d->d_name))
+			remove_tree(fd, d->d_name, depth - 1);
+	err = at_unlink(dirfd, name, AT_REMOVEDIR);
+	if (err == -EACCES || err == -EPERM) {
+		at_chmod(fd, "", 0700);
+		err = at_unlink(dirfd, name, AT_REMOVEDIR);
+	}
+	return err;
+}
+
+void work_remove(struct ovl *o, const char *name)
+{
+	remove_tree(layer_fd(o->work), name, 1);
+}
+
+/* Whether work/incompat holds anything; its first name is stored. */
+static bool find_incompat(int work_fd, char name[NAME_MAX + 1])
+{
+	autodir DIR *dir = NULL;
+	struct dirent *d;
+	int fd = at_open(work_fd, "incompat", O_RDONLY | O_DIRECTORY);
+
+	if (fd < 0)
+		return false;
+	dir = fdopendir(fd);
+	if (!dir) {
+		close_fd(fd);
+		return false;
+	}
+	while ((d = readdir(dir))) {
+		if (is_dot(d->d_name))
+			continue;
+		snprintf(name, NAME_MAX + 1, "%s", d->d_name);
+		return true;
+	}
+	return false;
+}
+
+/* Empties work, whose mode may be the kernel's 0000. */
+static int sweep(int work_fd, const char *path, char *message, size_t size)
+{
+	autodir DIR *dir = NULL;
+	struct dirent *d;
+	int fd = at_open(work_fd, "", O_RDONLY | O_DIRECTORY);
+
+	if (fd < 0) {
+		snprintf(message, size, "cannot read workdir %s/work: %s", path, strerror(-fd));
+		return fd;
+	}
+	dir = fdopendir(fd);
+	if (!dir) {
+		close_fd(fd);
+		return -ENOMEM;
+	}
+	while ((d = readdir(dir))) {
+		int err = is_dot(d->d_name) ? 0 : remove_tree(fd, d->d_name, SWEEP_DEPTH - 1);
+
+		if (err < 0) {
+			snprintf(message, size,
+				 "workdir %s/work holds '%s', which no overlay left there and "
+				 "which cannot be swept (%s): give another workdir",
+				 path, d->d_name, strerror(-err));
+			return err;
+		}
+	}
+	return 0;
+}
+
+static int make_work(int workdir_fd, bool *made)
+{
+	int err;
+
+	*made = mkdirat(workdir_fd, "work", 0700) == 0;
+	if (*made || errno != EEXIST)
+		return *made ? 0 : -errno;
+	err = at_open(workdir_fd, "work", O_PATH | O_DIRECTORY);
+	if (err >= 0) {
+		close_fd(err);
+		return 0;
+	}
+	if (err != -ENOTDIR && err != -ELOOP)
+		return err;
+	/* A file, or a symlink: swept like what is inside. */
+	err = at_unlink(workdir_fd, "work", 0);
+	if (err == 0 && mkdirat(workdir_fd, "work", 0700) < 0)
+		err = -errno;
+	return err;
+}
+
+int workdir_prepare(struct ovl *o, struct layer_ref *workdir, const char *path, char *message,
+		    size_t size)
+{
+	int fd = layer_fd(workdir);
+	char name[NAME_MAX + 1];
+	bool made;
+	int err = make_work(fd, &made);
+
+	if (err == 0)
+		err = layer_open(workdir, "work", LAYER_OPEN_PATH, &o->work);
+	if (err < 0) {
+		snprintf(message, size,
+			 "cannot make %s/work: %s: give a workdir that can be written", path,
+			 strerror(-err));
+		return err;
+	}
+	fd = layer_fd(o->work);
+	err = at_chmod(fd, "", 0700);
+	if (err == 0 && !made) {
+		if (find_incompat(fd, name)) {
+			snprintf(
+				message, size,
+				"workdir %s was used with the incompatible feature '%s': upper may "
+				"be damaged; if that is acceptable, remove %s/work/incompat first",
+				path, name, path);
+			return -EINVAL;
+		}
+		err = sweep(fd, path, message, size);
+		if (err < 0)
+			return err;
+	}
+	/* A default ACL of workdir must not reach what is built here. */
+	at_removexattr(fd, "", ACL_DEFAULT);
+	at_removexattr(fd, "", ACL_ACCESS);
+	/* Mode 0000 as the kernel's, unless modes bind us. */
+	if (err == 0)
+		err = at_chmod(fd, "", o->overrides_modes ? 0 : 0700);
+	if (err < 0)
+		snprintf(message, size, "cannot prepare workdir %s/work: %s", path, strerror(-err));
+	return err;
+}
+
+void workdir_close(struct ovl *o)
+{
+	if (!o->work)
+		return;
+	if (o->whiteout[0])
+		at_unlink(layer_fd(o->work), o->whiteout, 0);
+	layer_ref_put(o->work);
+	o->work = NULL;
+}
+
+static int new_whiteout(struct ovl *o, char name[FMT_TEMP_NAME_MAX])
+{
+	temp_name(o, name);
+	return mknodat(layer_fd(o->work), name, S_IFCHR, 0) < 0 ? -errno : 0;
+}
+
+/*
+ * Links the shared whiteout to @name in @dirfd. -EMLINK when that cannot be done (any more); the
+ * next call begins a new one.
+ */
+static int link_shared(struct ovl *o, int dirfd, const char *name)
+{
+	int err = 0;
+
+	pthread_mutex_lock(&o->whiteout_lock);
+	if (o->whiteout_no_link)
+		err = -EMLINK;
+	else if (!o->whiteout[0])
+		err = new_whiteout(o, o->whiteout);
+	if (err == 0) {
+		err = at_link(layer_fd(o->work), o->whiteout, dirfd, name);
+		if (err == -EMLINK) {
+			at_unlink(layer_fd(o->work), o->whiteout, 0);
+			o->whiteout[0] = '\0';
+		} else if (err == -EPERM || err == -EOPNOTSUPP) {
+			o->whiteout_no_link = true;
+			err = -EMLINK;
+		}
+	} else if (err != -EMLINK) {
+		o->whiteout[0] = '\0';
+	}
+	pthread_mutex_unlock(&o->whiteout_lock);
+	return err;
+}
+
+int whiteout_make(struct ovl *o, char name[FMT_TEMP_NAME_MAX])
+{
+	int err;
+
+	temp_name(o, name);
+	err = link_shared(o, layer_fd(o->work), name);
+	return err == -EMLINK ? new_whiteout(o, name) : err;
+}
+
+int whiteout_at(struct ovl *o, int dirfd, const char *name, bool replace)
+{
+	char temp[FMT_TEMP_NAME_MAX];
+	int err;
+
+	if (!replace) {
+		err = link_shared(o, dirfd, name);
+		if (err != -EMLINK)
+			return err;
+	}
+	err = whiteout_make(o, temp);
+	if (err < 0)
+		return err;
+	err = at_rename(layer_fd(o->work), temp, dirfd, name, 0);
+	if (err < 0)
+		at_unlink(layer_fd(o->work), temp, 0);
+	return err;
+}

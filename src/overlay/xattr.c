@@ -1,0 +1,194 @@
+// SPDX-License-Identifier: MIT
+/* Extended attributes as users see them: the overlay's own are hidden, their names escaped. */
+#include <linux/capability.h>
+#include <linux/limits.h>
+
+#include "overlay/internal.h"
+#include "util/at.h"
+
+#define ACL_ACCESS  "system.posix_acl_access"
+#define ACL_DEFAULT "system.posix_acl_default"
+
+ssize_t ovl_getxattr(struct ovl *o, ovl_node node, const char *name, void *value, size_t size)
+{
+	struct ovl_inode *i = inode_get(o, node);
+	char stored[XATTR_NAME_MAX + 1];
+	struct reach r;
+	ssize_t n;
+
+	if (!i)
+		return -ESTALE;
+	n = fmt_xattr_escape(o->userxattr, name, stored, sizeof(stored));
+	if (n == 0)
+		n = reach(o, i, &r);
+	if (n == 0) {
+		n = layer_getxattr(r.at, r.name, stored, value, size);
+		reach_done(i, &r);
+	}
+	inode_put(o, i);
+	return n;
+}
+
+/*
+ * Local filesystems list trusted.* to who has CAP_SYS_ADMIN in the initial user namespace; FUSE
+ * leaves that to us. Read from /proc only when there is such a name to list.
+ */
+static bool may_list_trusted(const struct ovl_caller *caller)
+{
+	char path[64];
+	char line[256];
+	struct stat ours;
+	struct stat theirs;
+	unsigned long long caps = 0;
+
+	if (caller->pid <= 0)
+		return caller->uid == 0;
+	snprintf(path, sizeof(path), "/proc/%d/ns/user", caller->pid);
+	if (stat("/proc/self/ns/user", &ours) < 0 || stat(path, &theirs) < 0 ||
+	    ours.st_ino != theirs.st_ino)
+		return false;
+	snprintf(path, sizeof(path), "/proc/%d/status", caller->pid);
+	{
+		autofile FILE *f = fopen(path, "re");
+
+		while (f && fgets(line, sizeof(line), f))
+			if (sscanf(line, "CapEff: %llx", &caps) == 1)
+				break;
+	}
+	return caps >> CAP_SYS_ADMIN & 1;
+}
+
+/* Filters a stored list in place; names only ever get shorter. */
+static size_t filter_list(struct ovl *o, const struct ovl_caller *caller, char *list, size_t size)
+{
+	int trusted = -1;
+	char *out = list;
+	char name[XATTR_NAME_MAX + 1];
+
+	for (char *p = list, *next; p < list + size; p = next) {
+		size_t len = strnlen(p, (size_t)(list + size - p));
+
+		next = p + len + 1;
+		if (fmt_xattr_unescape(o->userxattr, p, name, sizeof(name)) < 0)
+			continue;
+		if (!strncmp(name, "trusted.", 8)) {
+			if (trusted < 0)
+				trusted = may_list_trusted(caller);
+			if (!trusted)
+				continue;
+		}
+		len = strlen(name) + 1;
+		memmove(out, name, len);
+		out += len;
+	}
+	return (size_t)(out - list);
+}
+
+ssize_t ovl_listxattr(struct ovl *o, const struct ovl_caller *caller, ovl_node node, char *list,
+		      size_t size)
+{
+	struct ovl_inode *i = inode_get(o, node);
+	autofree char *big = NULL;
+	char small[1024];
+	char *stored = small;
+	struct reach r;
+	ssize_t n;
+
+	if (!i)
+		return -ESTALE;
+	n = reach(o, i, &r);
+	if (n == 0) {
+		n = layer_listxattr(r.at, r.name, small, sizeof(small));
+		if (n == -ERANGE) {
+			stored = big = malloc(XATTR_LIST_MAX);
+			n = big ? layer_listxattr(r.at, r.name, big, XATTR_LIST_MAX) : -ENOMEM;
+		}
+		reach_done(i, &r);
+	}
+	inode_put(o, i);
+	if (n <= 0)
+		return n == -EOPNOTSUPP ? 0 : n;
+	n = (ssize_t)filter_list(o, caller, stored, (size_t)n);
+	if (size && (size_t)n > size)
+		return -ERANGE;
+	if (size)
+		memcpy(list, stored, (size_t)n);
+	return n;
+}
+
+/* Clears S_ISGID, as setting an ACL by who is not in the group does. */
+static int drop_sgid(int fd, const char *name)
+{
+	struct statx st;
+	int err = at_statx(fd, name, &st);
+
+	if (err < 0 || !(st.stx_mode & S_ISGID))
+		return err;
+	return at_chmod(fd, name, st.stx_mode & 07777 & ~(mode_t)S_ISGID);
+}
+
+/* Sets, or with @value NULL removes. */
+static int change_xattr(struct ovl *o, const struct ovl_caller *caller, struct ovl_inode *i,
+			const char *name, const void *value, size_t size, int flags, bool kill_sgid)
+{
+	char stored[XATTR_NAME_MAX + 1];
+	struct reach r;
+	int err = protattr_check(i, false);
+
+	if (err == 0)
+		err = fmt_xattr_escape(o->userxattr, name, stored, sizeof(stored));
+	if (err < 0)
+		return err;
+	if (!value && !inode_has(i, INODE_UPPER)) {
+		/* What is not there needs no copy-up to fail. */
+		ssize_t n;
+
+		err = reach(o, i, &r);
+		if (err < 0)
+			return err;
+		n = layer_getxattr(r.at, r.name, stored, NULL, 0);
+		reach_done(i, &r);
+		if (n < 0)
+			return (int)n;
+	}
+	err = copy_up(o, caller, i, COPY_ALL);
+	if (err == 0)
+		err = reach(o, i, &r);
+	if (err < 0)
+		return err;
+	if (!strcmp(name, ACL_DEFAULT))
+		inode_clear(i, INODE_NO_DEFACL);
+	if (value)
+		err = at_setxattr(layer_fd(r.at), r.name, stored, value, size, flags);
+	else
+		err = at_removexattr(layer_fd(r.at), r.name, stored);
+	if (err == 0 && kill_sgid && !strcmp(name, ACL_ACCESS))
+		err = drop_sgid(layer_fd(r.at), r.name);
+	reach_done(i, &r);
+	return err;
+}
+
+int ovl_setxattr(struct ovl *o, const struct ovl_caller *caller, ovl_node node, const char *name,
+		 const void *value, size_t size, int flags, bool kill_sgid)
+{
+	struct ovl_inode *i = inode_get(o, node);
+	int err;
+
+	if (!i)
+		return -ESTALE;
+	err = change_xattr(o, caller, i, name, value ? value : "", size, flags, kill_sgid);
+	inode_put(o, i);
+	return err;
+}
+
+int ovl_removexattr(struct ovl *o, const struct ovl_caller *caller, ovl_node node, const char *name)
+{
+	struct ovl_inode *i = inode_get(o, node);
+	int err;
+
+	if (!i)
+		return -ESTALE;
+	err = change_xattr(o, caller, i, name, NULL, 0, 0, false);
+	inode_put(o, i);
+	return err;
+}

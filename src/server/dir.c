@@ -1,0 +1,127 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Open directories and their listings.
+ */
+#include <errno.h>
+#include <string.h>
+
+#include "server/server_private.h"
+#include "util/base.h"
+
+void server_opendir(void *ctx, struct fuse_request *req)
+{
+	struct server *s = ctx;
+	struct fuse_open_out out = { 0 };
+	struct ovl_dir *dir;
+	int err = ovl_opendir(s->o, req->in->nodeid, &dir);
+
+	if (!err) {
+		err = server_dirs_add(&s->dirs, dir, &out.fh);
+		if (err)
+			ovl_closedir(s->o, dir);
+	}
+	if (err) {
+		server_reply_status(req, err);
+		return;
+	}
+	/* The kernel drops its cached listing itself when it changes the directory. */
+	if (s->coherent)
+		out.open_flags = FOPEN_CACHE_DIR | FOPEN_KEEP_CACHE;
+	if (fuse_reply(req, &out, sizeof(out)) < 0) {
+		server_dirs_remove(&s->dirs, out.fh, &dir);
+		if (dir)
+			ovl_closedir(s->o, dir);
+	}
+}
+
+void server_releasedir(void *ctx, struct fuse_request *req)
+{
+	struct server *s = ctx;
+	const struct fuse_release_in *arg = req->arg;
+	struct ovl_dir *last;
+	int err = server_dirs_remove(&s->dirs, arg->fh, &last);
+
+	if (last)
+		ovl_closedir(s->o, last);
+	server_reply_status(req, err);
+}
+
+struct listing {
+	const struct server *server;
+	uint8_t *buffer;
+	size_t size;
+	size_t used;
+	bool plus;
+};
+
+static bool fill(void *ctx, const struct ovl_dirent *entry)
+{
+	struct listing *list = ctx;
+	size_t head = list->plus ? FUSE_NAME_OFFSET_DIRENTPLUS : FUSE_NAME_OFFSET;
+	size_t bare = head + entry->name_len;
+	size_t size = FUSE_DIRENT_ALIGN(bare);
+	uint8_t *at = list->buffer + list->used;
+	struct fuse_dirent *dirent = (void *)at;
+
+	if (size > list->size - list->used)
+		return false;
+	if (list->plus) {
+		struct fuse_direntplus *plus = (void *)at;
+
+		/* Without an entry (nodeid 0) the kernel takes the name only. */
+		if (entry->entry)
+			server_fill_entry(list->server, &plus->entry_out, entry->entry);
+		else
+			memset(&plus->entry_out, 0, sizeof(plus->entry_out));
+		dirent = &plus->dirent;
+	}
+	dirent->ino = entry->ino;
+	dirent->off = (uint64_t)entry->next;
+	dirent->namelen = (uint32_t)entry->name_len;
+	dirent->type = entry->type;
+	memcpy(dirent->name, entry->name, entry->name_len);
+	memset(at + bare, 0, size - bare);
+	list->used += size;
+	return true;
+}
+
+/* The kernel did not get the listing: none of its entries is looked up. */
+static void forget_listing(struct server *s, const struct listing *list)
+{
+	size_t at = 0;
+
+	while (list->plus && at < list->used) {
+		const struct fuse_direntplus *plus = (const void *)(list->buffer + at);
+
+		if (plus->entry_out.nodeid)
+			ovl_forget(s->o, plus->entry_out.nodeid, 1);
+		at += FUSE_DIRENTPLUS_SIZE(plus);
+	}
+}
+
+/* READDIR and READDIRPLUS. */
+void server_readdir(void *ctx, struct fuse_request *req)
+{
+	struct server *s = ctx;
+	const struct fuse_read_in *arg = req->arg;
+	struct listing list = { .server = s,
+				.buffer = req->reply,
+				.size = min((size_t)arg->size, req->reply_size),
+				.plus = req->in->opcode == FUSE_READDIRPLUS };
+	struct ovl_dir *dir = server_dirs_get(&s->dirs, arg->fh);
+	int err;
+
+	if (!dir) {
+		server_reply_status(req, -EBADF);
+		return;
+	}
+	err = ovl_readdir(s->o, dir, (off_t)arg->offset, list.plus, fill, &list);
+	/* What was read before an error is good; the error comes again with the next call. */
+	if (err < 0 && list.used == 0)
+		server_reply_status(req, err);
+	else if (fuse_reply(req, list.buffer, list.used) < 0)
+		forget_listing(s, &list);
+	dir = server_dirs_put(&s->dirs, arg->fh);
+	if (dir)
+		ovl_closedir(s->o, dir);
+}

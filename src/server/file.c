@@ -1,0 +1,251 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Regular files: open, data, release.
+ *
+ * A file handle is no object: it says with which flags the file was opened, which is all that
+ * ovl_release() needs, so it means the same to any process that serves the same layers.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <unistd.h>
+
+#include "server/server_private.h"
+#include "util/base.h"
+
+/* Larger reads and writes are handed to a thread of their own. */
+#define INLINE_DATA (128U * 1024)
+
+/* What the engine hears of open(2)'s flags. */
+#define OPEN_FLAGS (O_ACCMODE | O_APPEND | O_TRUNC | O_DIRECT | O_SYNC | O_NOATIME)
+
+/* In the upper half of each file handle: a number from elsewhere must not be taken for one. */
+#define HANDLE_TAG 0x706c7966ULL
+
+static uint64_t encode_handle(int flags)
+{
+	return HANDLE_TAG << 32 | (uint32_t)flags;
+}
+
+static bool valid_range(uint64_t offset, uint64_t length)
+{
+	return offset <= INT64_MAX && length <= INT64_MAX - offset;
+}
+
+static void fill_open(const struct server *s, const struct fuse_request *req, int flags,
+		      struct fuse_open_out *out)
+{
+	*out = (struct fuse_open_out){ .fh = encode_handle(flags) };
+	if (s->coherent)
+		out->open_flags |= FOPEN_KEEP_CACHE;
+	if (req->conn->minor >= 35) /* there is nothing to flush but the kernel's own mappings */
+		out->open_flags |= FOPEN_NOFLUSH;
+}
+
+void server_open(void *ctx, struct fuse_request *req)
+{
+	struct server *s = ctx;
+	const struct fuse_open_in *arg = req->arg;
+	struct ovl_caller caller = server_caller(req, 0);
+	int flags = (int)arg->flags & OPEN_FLAGS;
+	struct fuse_open_out out;
+	int err;
+
+	caller.kill_priv = arg->open_flags & FUSE_OPEN_KILL_SUIDGID;
+	err = ovl_open(s->o, &caller, req->in->nodeid, flags);
+	if (err) {
+		server_reply_status(req, err);
+		return;
+	}
+	fill_open(s, req, flags, &out);
+	if (fuse_reply(req, &out, sizeof(out)) < 0)
+		ovl_release(s->o, req->in->nodeid, flags);
+}
+
+static void reply_created(struct server *s, struct fuse_request *req, int err, int flags,
+			  const struct ovl_entry *entry)
+{
+	struct fuse_entry_out entry_out;
+	struct fuse_open_out open_out;
+
+	if (err) {
+		server_reply_status(req, err);
+		return;
+	}
+	server_fill_entry(s, &entry_out, entry);
+	fill_open(s, req, flags, &open_out);
+	if (fuse_reply_pair(req, &entry_out, sizeof(entry_out), &open_out, sizeof(open_out)) < 0) {
+		ovl_release(s->o, entry->node, flags);
+		ovl_forget(s->o, entry->node, 1);
+	}
+}
+
+void server_create(void *ctx, struct fuse_request *req)
+{
+	struct server *s = ctx;
+	const struct fuse_create_in *arg = req->arg;
+	struct ovl_caller caller = server_caller(req, arg->umask);
+	int flags = (int)arg->flags & OPEN_FLAGS;
+	struct ovl_entry entry;
+	int err = ovl_create_file(s->o, &caller, req->in->nodeid, req->string[0], arg->mode, flags,
+				  &entry);
+
+	/*
+	 * The kernel believed that there was no such name. It must look again and check the
+	 * caller's rights to what there is, which it does after ESTALE.
+	 */
+	if (err == -EEXIST && !(arg->flags & O_EXCL))
+		err = -ESTALE;
+	reply_created(s, req, err, flags, &entry);
+}
+
+void server_tmpfile(void *ctx, struct fuse_request *req)
+{
+	struct server *s = ctx;
+	const struct fuse_create_in *arg = req->arg;
+	struct ovl_caller caller = server_caller(req, arg->umask);
+	/* O_EXCL: it may never get a name. The kernel keeps that itself. */
+	int flags = (int)arg->flags & OPEN_FLAGS;
+	struct ovl_entry entry;
+	int err = ovl_tmpfile(s->o, &caller, req->in->nodeid, arg->mode, flags, &entry);
+
+	reply_created(s, req, err, flags, &entry);
+}
+
+void server_release(void *ctx, struct fuse_request *req)
+{
+	struct server *s = ctx;
+	const struct fuse_release_in *arg = req->arg;
+
+	if (arg->fh >> 32 != HANDLE_TAG) {
+		server_reply_status(req, -EBADF);
+		return;
+	}
+	ovl_release(s->o, req->in->nodeid, (int)(uint32_t)arg->fh);
+	fuse_reply_error(req, 0);
+}
+
+void server_read(void *ctx, struct fuse_request *req)
+{
+	struct server *s = ctx;
+	const struct fuse_read_in *arg = req->arg;
+	ssize_t count;
+
+	/* Less than was asked for would mean the end of the file. */
+	if (arg->size > req->reply_size || !valid_range(arg->offset, arg->size))
+		count = -EINVAL;
+	else
+		count = ovl_read(s->o, req->in->nodeid, req->reply, arg->size, (off_t)arg->offset);
+	if (count < 0)
+		server_reply_status(req, (int)count);
+	else
+		fuse_reply(req, req->reply, (size_t)count);
+}
+
+bool server_read_blocks(const struct fuse_request *req)
+{
+	const struct fuse_read_in *arg = req->arg;
+
+	return arg->size > INLINE_DATA;
+}
+
+void server_write(void *ctx, struct fuse_request *req)
+{
+	struct server *s = ctx;
+	const struct fuse_write_in *arg = req->arg;
+	struct ovl_caller caller = server_caller(req, 0);
+	struct fuse_write_out out = { 0 };
+	ssize_t count;
+
+	if (arg->size > req->payload_size || !valid_range(arg->offset, arg->size))
+		count = -EINVAL;
+	else
+		count = ovl_write(s->o, &caller, req->in->nodeid, req->payload, arg->size,
+				  (off_t)arg->offset, arg->write_flags & FUSE_WRITE_KILL_SUIDGID);
+	if (count < 0) {
+		server_reply_status(req, (int)count);
+		return;
+	}
+	out.size = (uint32_t)count;
+	fuse_reply(req, &out, sizeof(out));
+}
+
+bool server_write_blocks(const struct fuse_request *req)
+{
+	const struct fuse_write_in *arg = req->arg;
+
+	return arg->size > INLINE_DATA;
+}
+
+/* FSYNC and FSYNCDIR. */
+void server_fsync(void *ctx, struct fuse_request *req)
+{
+	struct server *s = ctx;
+	const struct fuse_fsync_in *arg = req->arg;
+
+	server_reply_status(
+		req, ovl_fsync(s->o, req->in->nodeid, arg->fsync_flags & FUSE_FSYNC_FDATASYNC));
+}
+
+void server_fallocate(void *ctx, struct fuse_request *req)
+{
+	struct server *s = ctx;
+	const struct fuse_fallocate_in *arg = req->arg;
+	struct ovl_caller caller = server_caller(req, 0);
+	int err = -EINVAL;
+
+	if (valid_range(arg->offset, arg->length))
+		err = ovl_fallocate(s->o, &caller, req->in->nodeid, (int)arg->mode,
+				    (off_t)arg->offset, (off_t)arg->length);
+	server_reply_status(req, err);
+}
+
+void server_lseek(void *ctx, struct fuse_request *req)
+{
+	struct server *s = ctx;
+	const struct fuse_lseek_in *arg = req->arg;
+	struct fuse_lseek_out out;
+	off_t offset = -EINVAL;
+
+	if (arg->offset > INT64_MAX)
+		offset = -ENXIO;
+	else if (arg->whence == SEEK_DATA || arg->whence == SEEK_HOLE)
+		offset = ovl_lseek(s->o, req->in->nodeid, (off_t)arg->offset, (int)arg->whence);
+	if (offset < 0) {
+		server_reply_status(req, (int)offset);
+		return;
+	}
+	out.offset = (uint64_t)offset;
+	fuse_reply(req, &out, sizeof(out));
+}
+
+/* COPY_FILE_RANGE, whose answer has 32 bits, and COPY_FILE_RANGE_64. */
+void server_copy_file_range(void *ctx, struct fuse_request *req)
+{
+	struct server *s = ctx;
+	const struct fuse_copy_file_range_in *arg = req->arg;
+	struct ovl_caller caller = server_caller(req, 0);
+	struct fuse_copy_file_range_out out64;
+	struct fuse_write_out out32 = { 0 };
+	uint64_t most = INT64_MAX;
+	ssize_t count = -EINVAL;
+
+	if (req->in->opcode == FUSE_COPY_FILE_RANGE)
+		most = UINT32_MAX & ~4095U;
+	if (arg->flags == 0 && arg->off_in <= INT64_MAX && arg->off_out <= INT64_MAX) {
+		most = min(most, INT64_MAX - arg->off_in);
+		most = min(most, INT64_MAX - arg->off_out);
+		count = ovl_copy_file_range(s->o, &caller, req->in->nodeid, (off_t)arg->off_in,
+					    arg->nodeid_out, (off_t)arg->off_out,
+					    (size_t)min(most, arg->len));
+	}
+	if (count < 0) {
+		server_reply_status(req, (int)count);
+	} else if (req->in->opcode == FUSE_COPY_FILE_RANGE) {
+		out32.size = (uint32_t)count;
+		fuse_reply(req, &out32, sizeof(out32));
+	} else {
+		out64.bytes_copied = (uint64_t)count;
+		fuse_reply(req, &out64, sizeof(out64));
+	}
+}

@@ -1,0 +1,87 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The ioctls that a union can answer: inode flags and extended file attributes. Only the restricted
+ * form exists on FUSE mounts: the kernel has copied in_size bytes of the argument for us and copies
+ * out_size bytes back.
+ */
+#include <errno.h>
+#include <linux/fs.h>
+#include <string.h>
+
+#include "server/server_private.h"
+#include "util/base.h"
+
+/* More than any of them needs. */
+#define MAX_OUT 256
+
+static int get_flags(struct server *s, struct fuse_request *req, void *out)
+{
+	unsigned int flags = 0;
+	int err = ovl_get_flags(s->o, req->in->nodeid, &flags);
+
+	memcpy(out, &flags, sizeof(flags));
+	return err;
+}
+
+static int set_flags(struct server *s, struct fuse_request *req, void *out)
+{
+	struct ovl_caller caller = server_caller(req, 0);
+	unsigned int flags;
+
+	memcpy(&flags, req->payload, sizeof(flags));
+	return ovl_set_flags(s->o, &caller, req->in->nodeid, flags);
+}
+
+static int get_fsxattr(struct server *s, struct fuse_request *req, void *out)
+{
+	return ovl_get_fsxattr(s->o, req->in->nodeid, out);
+}
+
+static int set_fsxattr(struct server *s, struct fuse_request *req, void *out)
+{
+	struct ovl_caller caller = server_caller(req, 0);
+	struct fsxattr set;
+
+	memcpy(&set, req->payload, sizeof(set));
+	return ovl_set_fsxattr(s->o, &caller, req->in->nodeid, &set);
+}
+
+/* The argument of the flags ioctls is an int whatever their numbers say. */
+static const struct {
+	uint32_t cmd;
+	uint32_t in_size;
+	uint32_t out_size;
+	int (*run)(struct server *s, struct fuse_request *req, void *out);
+} ioctls[] = {
+	{ FS_IOC_GETFLAGS, 0, sizeof(int), get_flags },
+	{ FS_IOC32_GETFLAGS, 0, sizeof(int), get_flags },
+	{ FS_IOC_SETFLAGS, sizeof(int), 0, set_flags },
+	{ FS_IOC32_SETFLAGS, sizeof(int), 0, set_flags },
+	{ FS_IOC_FSGETXATTR, 0, sizeof(struct fsxattr), get_fsxattr },
+	{ FS_IOC_FSSETXATTR, sizeof(struct fsxattr), 0, set_fsxattr },
+};
+
+void server_ioctl(void *ctx, struct fuse_request *req)
+{
+	struct server *s = ctx;
+	const struct fuse_ioctl_in *arg = req->arg;
+	struct fuse_ioctl_out out = { 0 };
+	_Alignas(8) uint8_t data[MAX_OUT] = { 0 };
+	int err = -ENOTTY;
+
+	for (size_t i = 0; i < ARRAY_SIZE(ioctls); i++) {
+		if (ioctls[i].cmd != arg->cmd)
+			continue;
+		if ((arg->flags & FUSE_IOCTL_UNRESTRICTED) || arg->in_size > req->payload_size ||
+		    arg->in_size < ioctls[i].in_size || arg->out_size < ioctls[i].out_size ||
+		    arg->out_size > sizeof(data))
+			err = -EINVAL;
+		else
+			err = ioctls[i].run(s, req, data);
+		break;
+	}
+	if (err)
+		server_reply_status(req, err);
+	else
+		fuse_reply_pair(req, &out, sizeof(out), data, arg->out_size);
+}

@@ -1,0 +1,150 @@
+/* SPDX-License-Identifier: MIT */
+#include "server/server.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "server/server_private.h"
+#include "util/base.h"
+#include "util/log.h"
+
+#define MAX_WRITE     (1024U * 1024)
+#define MAX_READAHEAD (1024U * 1024)
+
+/*
+ * What is asked of the kernel. Left out on purpose: WRITEBACK_CACHE (the kernel would own size and
+ * mtime of files that are copied up meanwhile), POSIX_LOCKS and FLOCK_LOCKS (locks are local to the
+ * mount), EXPORT_SUPPORT (nodeids mean nothing after a remount).
+ */
+#define WANTED                                                                                     \
+	(FUSE_ASYNC_READ | FUSE_ATOMIC_O_TRUNC | FUSE_BIG_WRITES | FUSE_DONT_MASK |                \
+	 FUSE_DO_READDIRPLUS | FUSE_READDIRPLUS_AUTO | FUSE_ASYNC_DIO | FUSE_PARALLEL_DIROPS |     \
+	 FUSE_ABORT_ERROR | FUSE_MAX_PAGES | FUSE_CACHE_SYMLINKS | FUSE_HANDLE_KILLPRIV_V2 |       \
+	 FUSE_SETXATTR_EXT | FUSE_NO_EXPORT_SUPPORT)
+
+static void unmount(void *ctx)
+{
+	struct server *s = ctx;
+	int err = fuse_unmount(&s->mount);
+
+	if (err < 0)
+		log_warning("cannot unmount %s: %s", s->mount.mountpoint, strerror(-err));
+}
+
+/* allow_root: a right that was checked when a file was opened is not checked again. */
+static bool allowed(void *ctx, const struct fuse_request *req)
+{
+	const struct server *s = ctx;
+
+	return req->op->others || req->in->uid == s->owner || req->in->uid == 0;
+}
+
+static int start_session(struct server *s, const struct server_config *config)
+{
+	struct fuse_session_config session = {
+		.fd = s->mount.fd,
+		.ops = server_ops,
+		.op_count = server_op_count,
+		.ctx = s,
+		.want = { .flags = WANTED,
+			  .forbid = config->forbid_flags,
+			  .max_write = MAX_WRITE,
+			  .max_readahead = MAX_READAHEAD },
+		.max_threads = config->max_threads,
+		.debug = config->debug,
+		.unmount = unmount,
+		.allowed = s->allow_root ? allowed : NULL,
+	};
+
+	if (ovl_has_acl(s->o))
+		session.want.flags |= FUSE_POSIX_ACL;
+	/* Somebody else may change the layers: what the kernel has cached goes when mtime or size
+	 * change. */
+	if (!s->coherent)
+		session.want.flags |= FUSE_AUTO_INVAL_DATA;
+	return fuse_session_create(&session, &s->session);
+}
+
+int server_mount(const struct server_config *config, struct ovl *o, struct server **out,
+		 char *message, size_t size)
+{
+	struct fuse_mount_config mount = {
+		.mountpoint = config->mountpoint,
+		.source = config->source ? config->source : "plyfs",
+		.subtype = config->subtype ? config->subtype : "plyfs",
+		.flags = config->mount_flags,
+		.allow_other = config->allow_other || config->allow_root,
+	};
+	struct server *s = calloc(1, sizeof(*s));
+	int err;
+
+	message[0] = '\0';
+	if (!s) {
+		snprintf(message, size, "out of memory");
+		return -ENOMEM;
+	}
+	s->o = o;
+	s->mount.fd = -1;
+	s->allow_root = config->allow_root && !config->allow_other;
+	s->owner = getuid();
+	server_set_timeout(s, config->timeout);
+	server_dirs_init(&s->dirs);
+	err = fuse_mount(&mount, &s->mount, message, size);
+	if (!err) {
+		err = start_session(s, config);
+		if (err) {
+			snprintf(message, size, "cannot serve %s: %s", config->mountpoint,
+				 strerror(-err));
+			fuse_unmount(&s->mount);
+		}
+	}
+	if (err) {
+		server_free(s);
+		return err;
+	}
+	s->hook = config->hook;
+	if (s->hook)
+		atomic_store(&s->hook->server, s);
+	*out = s;
+	return 0;
+}
+
+int server_run(struct server *s, void (*ready)(void *ctx), void *ctx)
+{
+	int err = fuse_session_run(s->session, ready, ctx);
+
+	/* A dead mount is worth nothing: without the daemon every access gives ENOTCONN. */
+	if (err < 0)
+		fuse_unmount(&s->mount);
+	/* Closed now, so that a mount that is still in use does not wait for us. */
+	close_fd(take_fd(&s->mount.fd));
+	return err;
+}
+
+void server_free(struct server *s)
+{
+	struct ovl_dir *dir;
+
+	if (!s)
+		return;
+	if (s->hook)
+		atomic_store(&s->hook->server, NULL);
+	while ((dir = server_dirs_drain(&s->dirs)))
+		ovl_closedir(s->o, dir);
+	server_dirs_destroy(&s->dirs);
+	fuse_session_free(s->session);
+	fuse_mount_free(&s->mount);
+	free(s);
+}
+
+void server_attr_changed(void *ctx, uint64_t node)
+{
+	struct server_hook *hook = ctx;
+	struct server *s = atomic_load(&hook->server);
+
+	if (s && s->session)
+		fuse_notify_inval_attr(s->session, node);
+}

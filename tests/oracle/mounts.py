@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: MIT
+"""
+How an overlay is mounted: by the kernel, by plyfs, by fuse-overlayfs.
+
+mount() returns None or a message; umount() likewise. A mount may hang: the caller's watchdog aborts
+the FUSE connection whose number connection() gives.
+"""
+
+import os
+import subprocess
+
+import syscalls as sc
+
+
+def _escape(path):
+    return path.replace(b"\\", b"\\\\").replace(b":", b"\\:").replace(b",", b"\\,")
+
+
+def _options(lowers, upper, work):
+    out = b"lowerdir=" + b":".join(_escape(p) for p in lowers)
+    if upper:
+        out += b",upperdir=" + _escape(upper) + b",workdir=" + _escape(work)
+    return out
+
+
+def connection(mountpoint):
+    """The minor device number of a mount, from the mount table alone; None when not mounted."""
+    with open("/proc/self/mountinfo", "rb") as f:
+        for line in f:
+            fields = line.split()
+            if fields[4] == mountpoint:
+                return int(fields[2].split(b":")[1])
+    return None
+
+
+class Kernel:
+    name = "kernel"
+    fuse = False
+
+    def __init__(self, extra=b""):
+        self.extra = extra
+
+    def mount(self, lowers, upper, work, mountpoint):
+        options = _options(lowers, upper, work) + (b"," + self.extra if self.extra else b"")
+        try:
+            sc.mount(b"overlay", mountpoint, b"overlay", 0, options)
+        except OSError as e:
+            return "mount -t overlay: " + e.strerror
+        return None
+
+
+class Fuse:
+    fuse = True
+
+    def __init__(self, path, words=(), extra=b""):
+        self.argv = [path, *words]
+        self.name = os.path.basename(path)
+        self.extra = extra
+
+    def mount(self, lowers, upper, work, mountpoint):
+        options = _options(lowers, upper, work) + (b"," + self.extra if self.extra else b"")
+        argv = [*self.argv, "-o", options, mountpoint]
+        with subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                              stderr=subprocess.STDOUT) as p:
+            try:
+                said = p.communicate(timeout=60)[0]
+            except subprocess.TimeoutExpired:
+                p.kill()
+                p.wait()
+                return "%s did not come back from mounting" % self.name
+        if p.returncode:
+            return "exit status %d: %s" % (p.returncode, said.decode(errors="replace").strip())
+        return None
+
+
+def implementation(word):
+    """
+    "kernel" or "kernel:OPTIONS" (to try the oracle itself), else the path of plyfs, or of something
+    whose name begins with fuse-overlayfs, with OPTIONS after a comma.
+    """
+    if word == "kernel" or word.startswith("kernel:"):
+        return Kernel(os.fsencode(word[7:]))
+    path, _, extra = word.partition(",")
+    if os.path.basename(path).startswith("fuse-overlayfs"):
+        return Fuse(path, extra=os.fsencode(extra))
+    return Fuse(path, ["mount"], extra=os.fsencode(extra))
+
+
+def drop_caches(mountpoint):
+    """
+    Drops the kernel's names and unused inodes of this mount, and of no other: what the superblock's
+    reconfiguration does, here with nothing to change.
+    """
+    fd = sc.fspick(mountpoint)
+    try:
+        sc.fsconfig_reconfigure(fd)
+    finally:
+        os.close(fd)
+
+
+def umount(mountpoint):
+    sc.umount(mountpoint)

@@ -1,0 +1,421 @@
+# SPDX-License-Identifier: MIT
+"""
+One sequence: layers, two mounts over them, operations on both step by step, and what is checked on
+the way and at the end. The reference is the kernel's overlayfs; its lower layers are shared with
+the other side, uppers and workdirs are each side's own.
+"""
+
+import os
+import shutil
+import signal
+import time
+
+import differences
+import layers
+import mounts
+import script
+import syscalls as sc
+import tree
+from side import Side
+
+CLOCK_REALTIME_COARSE = 5
+
+
+class Failure(Exception):
+    """
+    The first difference of a sequence. @signature is what makes two failures the same one (for
+    shrinking and for counting), @details are lines for people.
+    """
+
+    def __init__(self, where, signature, details, step=None):
+        super().__init__(where)
+        self.where = where
+        self.signature = signature
+        self.details = details
+        self.step = step
+
+
+def summary(result):
+    """A result without what varies from one run to the next."""
+    for key in ("error", "afterwards"):
+        if key in result:
+            return result[key]
+    return "skip" if "skip" in result else "ok"
+
+
+def children():
+    with open("/proc/thread-self/children", encoding="ascii") as f:
+        return [int(pid) for pid in f.read().split()]
+
+
+def next_tick():
+    """Waits for the clock that file times are taken from: parts what was before from what comes."""
+    before = time.clock_gettime_ns(CLOCK_REALTIME_COARSE)
+    while (now := time.clock_gettime_ns(CLOCK_REALTIME_COARSE)) == before:
+        time.sleep(0.001)
+    return now
+
+
+class Bench:
+    """The place where one worker runs its sequences: directories, filesystems, the two mounts."""
+
+    def __init__(self, base, reference, other, beat=lambda text, connections=(): None):
+        self.base = base
+        self.beat = beat
+        self.reference, self.other = reference, other
+        self.waited = 0
+        self.mounted = []
+        self.said = []  # how daemons ended, if not well
+        os.makedirs(base + b"/mA/r")
+        os.makedirs(base + b"/mB/r")
+        for path in (b"", b"/mA", b"/mB", b"/mA/r", b"/mB/r"):
+            os.chmod(base + path, 0o755)
+        self.root = {"A": base + b"/mA/r", "B": base + b"/mB/r"}
+
+    # ---- filesystems
+
+    def open(self, plan):
+        self.plan = plan
+        self.said = []
+        self.impl = {"A": self.reference, "B": self.other}
+        self.fs = {}
+        for name in sorted(set(plan["fs"])):
+            path = self.base + b"/" + name.encode()
+            os.mkdir(path)
+            if name != "disk":
+                flags = sc.MS_STRICTATIME if plan.get("strictatime") else 0
+                sc.mount(b"tmpfs", path, b"tmpfs", flags, b"mode=755")
+            view = path + b"-view"
+            os.mkdir(view)
+            sc.mount(path, view, None, sc.MS_BIND)
+            sc.mount(path, view, None, sc.MS_BIND | sc.MS_REMOUNT | sc.MS_NOATIME)
+            self.fs[name] = (path, view)
+        fs = plan["fs"]
+        self.lowers, self.views = [], []
+        for i, objects in enumerate(plan["lowers"]):
+            path, view = self.fs[fs[i + 1]]
+            os.mkdir(view + b"/l%d" % i)
+            layers.build(view + b"/l%d" % i, objects)
+            self.lowers.append(path + b"/l%d" % i)
+            self.views.append(view + b"/l%d" % i)
+        next_tick()
+        self.upper, self.work = {"A": None, "B": None}, {"A": None, "B": None}
+        if plan["upper"] is not None:
+            path = self.fs[fs[0]][0]
+            for side in "AB":
+                self.upper[side] = path + b"/up" + side.encode()
+                self.work[side] = path + b"/wk" + side.encode()
+                os.mkdir(self.upper[side])
+                os.mkdir(self.work[side])
+                layers.build(self.upper[side], plan["upper"])
+        self.inos = {}
+        self.digests = [layers.digest(view, self.inos) for view in self.views]
+        self.btimes = set(self.inos.values())
+        self.start = next_tick()
+
+    def reap(self, wait=False):
+        """
+        Collects daemons that have ended; with @wait all of them, killing what does not end. Returns
+        what is to be said of those that did not end well.
+        """
+        deadline = time.monotonic() + 10
+        said = []
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                break
+            if pid:
+                if status:
+                    said.append(("killed by signal %d" % -code) if (
+                        code := os.waitstatus_to_exitcode(status)) < 0 else "exit status %d" % code)
+            elif not wait:
+                break
+            elif time.monotonic() > deadline:
+                said.append("does not end")
+                for child in children():
+                    os.kill(child, signal.SIGKILL)
+                deadline += 60
+            else:
+                self.beat("waiting for the daemon to end")
+                time.sleep(0.001)
+        self.said += said
+
+    def close(self):
+        for root, _ in list(self.mounted):
+            try:
+                sc.umount(root, sc.MNT_DETACH)
+            except OSError:
+                pass
+        self.mounted.clear()
+        for path, view in getattr(self, "fs", {}).values():
+            for p in (view, path):
+                try:
+                    sc.umount(p, sc.MNT_DETACH)
+                except OSError:
+                    pass
+            shutil.rmtree(path, ignore_errors=True)
+            shutil.rmtree(view, ignore_errors=True)
+        self.fs = {}
+        for side in (b"/mA", b"/mB"):
+            for name in os.listdir(self.base + side):
+                if name != b"r":
+                    shutil.rmtree(self.base + side + b"/" + name, ignore_errors=True)
+                    if os.path.lexists(self.base + side + b"/" + name):
+                        os.unlink(self.base + side + b"/" + name)
+
+    # ---- mounts
+
+    def connections(self):
+        return [mounts.connection(root) for root, impl in self.mounted if impl.fuse]
+
+    def mount(self, root, impl, side):
+        """Mounts @side's layers at @root."""
+        self.beat("mounting " + impl.name, self.connections())
+        deadline = time.monotonic() + 10
+        while True:
+            message = impl.mount(self.lowers, self.upper[side], self.work[side], root)
+            if message is None:
+                break
+            # the daemon of the mount before may still be on its way out
+            if not impl.fuse or "use" not in message or time.monotonic() > deadline:
+                raise Failure("mount", ("mount", impl.name), ["cannot mount: " + message])
+            self.waited += 1
+            time.sleep(0.01)
+        self.mounted.append((root, impl))
+        self.beat("mounted", self.connections())
+
+    def umount(self, root):
+        self.beat("unmounting", self.connections())
+        deadline = time.monotonic() + 5
+        while True:
+            try:
+                sc.umount(root)
+                break
+            except OSError as e:
+                if e.errno != 16 or time.monotonic() > deadline:
+                    raise Failure("umount", ("umount", e.errno), ["umount: %s" % e]) from e
+                time.sleep(0.01)
+        self.mounted = [m for m in self.mounted if m[0] != root]
+        self.reap()
+
+    def look(self, root, blocks=True):
+        self.beat("looking at the tree", self.connections())
+        return tree.look(root, self.when, blocks and self.plan["fs"][0] != "disk", self.btimes,
+                         len(set(self.plan["fs"])) == 1)
+
+    def when(self, ns):
+        return "now" if self.start <= ns <= self.start + 3600 * 10**9 else ns
+
+
+class Run:
+    """One sequence on a bench. @generator makes up operations; without it they are given."""
+
+    def __init__(self, bench, plan, ops=None, generator=None, count=100, every=10, rng=None):
+        self.bench = bench
+        self.plan = plan
+        self.given = ops
+        self.generator = generator
+        self.count, self.every, self.rng = count, every, rng
+        self.ops = [] if ops is None else list(ops)
+        self.trees = {}
+
+    def run(self):
+        """Raises Failure. The operations are in self.ops."""
+        bench = self.bench
+        self.sides = {}
+        try:
+            bench.open(self.plan)
+            for side in "AB":
+                bench.mount(bench.root[side], bench.impl[side], side)
+                self.sides[side] = Side(bench.impl[side].name, bench.root[side], bench.start)
+            if self.generator:
+                self.generator.learn(bench.look(bench.root["A"]))
+            try:
+                if self.given is None:
+                    self.make()
+                else:
+                    for step, (op, args) in enumerate(self.given):
+                        self.step(step, op, args)
+                self.finish()
+            except OSError as e:
+                raise Failure("harness", ("harness", e.errno, str(e.strerror)),
+                              ["a call of the comparison itself failed: %r" % e]) from e
+        except Failure as f:
+            self.clean_up()
+            f.details += ["the daemon: " + word for word in bench.said]
+            raise
+        except BaseException:
+            self.clean_up()
+            raise
+        self.clean_up()
+        if bench.said:
+            raise Failure("daemon", ("daemon", *bench.said), ["the daemon: %s" % bench.said])
+
+    def clean_up(self):
+        for side in self.sides.values():
+            side.destroy()
+        self.bench.beat("cleaning up", self.bench.connections())
+        self.bench.close()
+        self.bench.reap(wait=True)
+
+    def make(self):
+        remount_at = self.rng.randrange(self.count) if self.rng.random() < 0.3 else -1
+        for i in range(self.count):
+            if i == remount_at:
+                self.add("remount", {"swap": self.rng.random() < 0.5})
+            op, args = self.generator.next()
+            self.add(op, args)
+            if i % self.every == self.every - 1 and i != self.count - 1:
+                self.add("check", {})
+
+    def add(self, op, args):
+        self.ops.append((op, args))
+        self.step(len(self.ops) - 1, op, args)
+
+    def blocks(self):
+        """Whether st_blocks is comparable: see holes_under_mappings."""
+        return not any(side.mapped for side in self.sides.values())
+
+    # which side the kernel mounts, and which the other
+    def kernel_side(self):
+        return "A" if self.bench.impl["A"] is self.bench.reference else "B"
+
+    def step(self, step, op, args):
+        bench = self.bench
+        bench.beat("%s %r" % (op, args))
+        try:
+            if op == "check":
+                self.check("check")
+                if self.generator:
+                    self.generator.learn(self.trees[self.kernel_side()])
+            elif op == "drop_caches":
+                # reconfiguring a union without upper is refused: it cannot become writable
+                for side in "AB" if self.plan["upper"] is not None else "":
+                    mounts.drop_caches(bench.root[side])
+            elif op == "remount":
+                self.remount(args["swap"])
+            else:
+                self.both(op, args)
+        except Failure as f:
+            f.step = step
+            raise
+
+    def both(self, op, args):
+        ref = self.kernel_side()
+        kernel, plyfs = self.sides[ref], self.sides["B" if ref == "A" else "A"]
+        expected = kernel.run(op, args)
+        got = plyfs.run(op, args)
+        if self.generator:
+            self.generator.observe(op, args, expected)
+        if expected == got or differences.operation_allowed(op, args, expected, got, kernel, plyfs):
+            return
+        keys = sorted(k for k in expected.keys() | got.keys() if expected.get(k) != got.get(k))
+        a, b = summary(expected), summary(got)
+        signature = ("op", op, a, b) + (tuple(keys) if a == b else ())
+        raise Failure("%s" % op, signature,
+                      ["operation  " + script.call(op, args)]
+                      + ["%-10s kernel %r, plyfs %r" % (k, expected.get(k), got.get(k))
+                         for k in keys])
+
+    def remount(self, swap):
+        bench = self.bench
+        for side in "AB":
+            self.sides[side].close_all()
+            bench.umount(bench.root[side])
+        if self.generator:
+            self.generator.forget_handles()
+        if swap:
+            bench.impl["A"], bench.impl["B"] = bench.impl["B"], bench.impl["A"]
+        for side in "AB":
+            bench.mount(bench.root[side], bench.impl[side], side)
+            self.sides[side].name = bench.impl[side].name
+        self.trees = {}
+
+    # ---- checks
+
+    def differ(self, where, found):
+        found = [d for d in found if not differences.tree_allowed(*d)]
+        if found:
+            signature = ("tree", where, tuple(sorted({d[1] for d in found})))
+            raise Failure(where, signature,
+                          ["%r %s: kernel %r, plyfs %r" % d for d in found[:40]])
+
+    def check(self, where):
+        bench = self.bench
+        ref = self.kernel_side()
+        other = "B" if ref == "A" else "A"
+        expected = bench.look(bench.root[ref], self.blocks())
+        got = bench.look(bench.root[other], self.blocks())
+        self.differ(where, tree.compare(expected, got))
+        if bench.impl[other].fuse:
+            self.differ(where, tree.check_inos(got))
+            if self.trees:
+                reused = self.plan["fs"][0] == "disk"
+                self.differ(where, tree.check_constant(
+                    self.trees[ref], expected, self.trees[other], got,
+                    lambda ino: not reused or ino in bench.inos))
+        self.trees = {ref: expected, other: got}
+
+    def finish(self):
+        bench = self.bench
+        ref = self.kernel_side()
+        other = "B" if ref == "A" else "A"
+        self.check("at the end")
+        for side in "AB":
+            self.sides[side].close_all()
+        self.check("after the last close")
+        kernel, plyfs = bench.impl[ref], bench.impl[other]
+        last = self.trees[ref]
+        for side in "AB":
+            bench.umount(bench.root[side])
+        self.lowers()
+        if self.plan["upper"] is None:
+            return
+        self.workdir(other)
+        self.differ("the uppers on disk", tree.compare(tree.on_disk(bench.upper[ref]),
+                                                       tree.on_disk(bench.upper[other])))
+        # each upper by the other implementation, then by its own again
+        for where, kernel_over, plyfs_over in (("each upper by the other", other, ref),
+                                               ("each upper by its own again", ref, other)):
+            for side, impl in ((kernel_over, kernel), (plyfs_over, plyfs)):
+                bench.mount(bench.root[side], impl, side)
+            by_kernel = bench.look(bench.root[kernel_over], self.blocks())
+            by_plyfs = bench.look(bench.root[plyfs_over], self.blocks())
+            self.differ(where + ", plyfs", tree.compare(last, by_plyfs))
+            self.differ(where + ", kernel", tree.compare(last, by_kernel))
+            for side in "AB":
+                bench.umount(bench.root[side])
+        self.lowers()
+
+    def lowers(self):
+        """Nobody wrote a lower layer, not even an atime."""
+        for i, (view, before) in enumerate(zip(self.bench.views, self.bench.digests)):
+            after = layers.digest(view)
+            if after == before:
+                continue
+            names = ["mode", "uid", "gid", "nlink", "mtime", "ctime", "content", "xattrs", "atime"]
+            found = []
+            for path in sorted(before.keys() | after.keys()):
+                a, b = before.get(path), after.get(path)
+                if a is None or b is None:
+                    found.append((path, "there", a is not None, b is not None))
+                else:
+                    found += [(path, n, x, y) for n, x, y in zip(names, a, b) if x != y]
+            raise Failure("lower layer written", ("lower", tuple(sorted({f[1] for f in found}))),
+                          ["layer %d %r %s: was %r, is %r" % (i, *f) for f in found[:20]])
+
+    def workdir(self, side):
+        """Nothing is left in workdir but whiteouts kept for the next use."""
+        left = []
+        work = self.bench.work[side]
+        for top in os.listdir(work):
+            if top != b"work":
+                left.append(top)
+                continue
+            for name in os.listdir(work + b"/work"):
+                st = os.lstat(work + b"/work/" + name)
+                if (st.st_mode >> 12, st.st_rdev) != (0o2, 0):
+                    left.append(b"work/" + name)
+        if left:
+            raise Failure("litter in workdir", ("workdir",), ["left in workdir: %r" % left[:20]])

@@ -1,0 +1,583 @@
+/* SPDX-License-Identifier: MIT */
+/* The words of -o: what is read, what is refused, and in which words. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mount.h>
+
+#include "cli/options.h"
+#include "cli/suggest.h"
+#include "util/base.h"
+
+struct state {
+	struct options o;
+	char message[512];
+};
+
+static int setup(void **state)
+{
+	struct state *s = calloc(1, sizeof(*s));
+
+	if (!s)
+		return -1;
+	options_init(&s->o);
+	*state = s;
+	return 0;
+}
+
+static int teardown(void **state)
+{
+	struct state *s = *state;
+
+	options_free(&s->o);
+	free(s);
+	return 0;
+}
+
+static void add(struct state *s, const char *list)
+{
+	int rc = options_add(&s->o, list, s->message, sizeof(s->message));
+
+	assert_string_equal(s->message, "");
+	assert_int_equal(rc, 0);
+}
+
+static void check(struct state *s)
+{
+	int rc = options_check(&s->o, s->message, sizeof(s->message));
+
+	assert_string_equal(s->message, "");
+	assert_int_equal(rc, 0);
+}
+
+static void assert_says(const struct state *s, const char *part)
+{
+	if (!strstr(s->message, part))
+		fail_msg("'%s' is not in the message '%s'", part, s->message);
+	assert_null(strchr(s->message, '\n'));
+}
+
+/* Adding @list fails, with a message that holds @part; the options can still be freed. */
+static void refused(struct state *s, const char *list, const char *part)
+{
+	int rc = options_add(&s->o, list, s->message, sizeof(s->message));
+
+	if (rc != -EINVAL)
+		fail_msg("'%s' gave %d", list, rc);
+	assert_says(s, part);
+}
+
+static void check_refused(struct state *s, const char *part)
+{
+	assert_int_equal(options_check(&s->o, s->message, sizeof(s->message)), -EINVAL);
+	assert_says(s, part);
+}
+
+static void assert_lower(const struct state *s, const char *const *names, size_t count)
+{
+	assert_int_equal(s->o.lower_count, count);
+	for (size_t i = 0; i < count; i++)
+		assert_string_equal(s->o.lower[i], names[i]);
+}
+
+#define LOWER(s, ...)                                                                              \
+	do {                                                                                       \
+		const char *const names[] = { __VA_ARGS__ };                                       \
+		assert_lower(s, names, ARRAY_SIZE(names));                                         \
+	} while (0)
+
+static void test_lowerdir_is_split_topmost_first(void **state)
+{
+	struct state *s = *state;
+
+	add(s, "lowerdir=/top:/middle:relative/bottom");
+	LOWER(s, "/top", "/middle", "relative/bottom");
+}
+
+static void test_upper_and_work_are_kept(void **state)
+{
+	struct state *s = *state;
+
+	add(s, "lowerdir=/l,upperdir=/u,workdir=/w");
+	check(s);
+	assert_string_equal(s->o.upper, "/u");
+	assert_string_equal(s->o.work, "/w");
+	assert_int_equal(s->o.mount_flags & MS_RDONLY, 0);
+}
+
+/* The tables below were checked against mount(2) of the kernel's overlayfs. */
+static void test_escapes_in_lowerdir(void **state)
+{
+	struct state *s = *state;
+
+	add(s, "lowerdir=/a:/c\\,d,ro");
+	LOWER(s, "/a", "/c,d");
+	add(s, "lowerdir=/a:/e\\:f");
+	LOWER(s, "/a", "/e:f");
+	add(s, "lowerdir=/a:/g\\\\h");
+	LOWER(s, "/a", "/g\\h");
+	add(s, "lowerdir=/a:/g\\\\\\\\h");
+	LOWER(s, "/a", "/g\\\\h");
+	add(s, "lowerdir=/a:/\\B");
+	LOWER(s, "/a", "/B");
+	add(s, "lowerdir=/a\\\\:/b");
+	LOWER(s, "/a\\", "/b");
+	add(s, "lowerdir=\\:a:\\:");
+	LOWER(s, ":a", ":");
+	add(s, "lowerdir=/a:/b\\,userxattr");
+	LOWER(s, "/a", "/b,userxattr");
+	assert_false(s->o.userxattr);
+}
+
+static void test_escapes_in_upperdir_and_workdir(void **state)
+{
+	struct state *s = *state;
+
+	add(s, "upperdir=/u\\,1,workdir=/w\\,1");
+	assert_string_equal(s->o.upper, "/u,1");
+	assert_string_equal(s->o.work, "/w,1");
+	add(s, "upperdir=/u:1,workdir=/w\\:1");
+	assert_string_equal(s->o.upper, "/u:1");
+	assert_string_equal(s->o.work, "/w:1");
+	add(s, "upperdir=/u\\1,workdir=/w\\\\1");
+	assert_string_equal(s->o.upper, "/u1");
+	assert_string_equal(s->o.work, "/w\\1");
+}
+
+static void test_an_escaped_backslash_before_a_comma_ends_the_word(void **state)
+{
+	struct state *s = *state;
+
+	add(s, "upperdir=/u\\\\,workdir=/w");
+	assert_string_equal(s->o.upper, "/u\\");
+	assert_string_equal(s->o.work, "/w");
+}
+
+static void test_bad_colons_are_refused(void **state)
+{
+	struct state *s = *state;
+
+	refused(s, "lowerdir=:/a:/b", "begins with ':'");
+	refused(s, "lowerdir=:", "begins with ':'");
+	refused(s, "lowerdir=::/a", "begins with ':'");
+	refused(s, "lowerdir=/a:/b:", "ends with ':'");
+	refused(s, "lowerdir=/a::", "ends with ':'");
+	refused(s, "lowerdir=/a:::/b", "':::'");
+	refused(s, "lowerdir=/a::/b", "data-only");
+	refused(s, "lowerdir=/a:/b\\", "lone '\\'");
+	refused(s, "upperdir=/a\\", "lone '\\'");
+	refused(s, "workdir=\\", "lone '\\'");
+}
+
+static void test_a_refused_lowerdir_leaves_nothing_behind(void **state)
+{
+	struct state *s = *state;
+
+	add(s, "lowerdir=/a:/b");
+	refused(s, "lowerdir=/c::/d", "data-only");
+	LOWER(s, "/a", "/b");
+}
+
+static void test_a_later_lowerdir_replaces_the_earlier(void **state)
+{
+	struct state *s = *state;
+
+	add(s, "lowerdir=/a:/b,lowerdir=/c");
+	LOWER(s, "/c");
+	add(s, "lowerdir=");
+	assert_int_equal(s->o.lower_count, 0);
+	check_refused(s, "lowerdir=");
+	add(s, "lowerdir=,lowerdir=/x:/y");
+	LOWER(s, "/x", "/y");
+}
+
+static char *many_layers(size_t count, const char *name)
+{
+	size_t len = strlen(name);
+	char *list = malloc(strlen("lowerdir=") + count * (len + 1) + 1), *p;
+
+	assert_non_null(list);
+	p = stpcpy(list, "lowerdir=");
+	for (size_t i = 0; i < count; i++) {
+		p = stpcpy(p, name);
+		*p++ = ':';
+	}
+	p[-1] = '\0';
+	return list;
+}
+
+static void test_500_layers_are_the_most(void **state)
+{
+	struct state *s = *state;
+	autofree char *most = many_layers(500, "/l");
+	autofree char *too_many = many_layers(501, "/l");
+
+	add(s, most);
+	assert_int_equal(s->o.lower_count, 500);
+	assert_string_equal(s->o.lower[499], "/l");
+	refused(s, too_many, "501 layers");
+}
+
+static void test_lists_may_be_longer_than_a_page(void **state)
+{
+	struct state *s = *state;
+	char name[1001];
+
+	memset(name, 'x', sizeof(name) - 1);
+	name[0] = '/';
+	name[1000] = '\0';
+
+	autofree char *list = many_layers(400, name);
+
+	assert_true(strlen(list) > 90 * 4096);
+	add(s, list);
+	assert_int_equal(s->o.lower_count, 400);
+	for (size_t i = 0; i < 400; i++)
+		assert_string_equal(s->o.lower[i], name);
+}
+
+static void test_a_long_wrong_word_gives_a_cut_message(void **state)
+{
+	struct state *s = *state;
+	autofree char *list = malloc(100001);
+
+	assert_non_null(list);
+	memset(list, 'z', 100000);
+	list[100000] = '\0';
+	refused(s, list, "unknown option 'zzz");
+	assert_int_equal(strlen(s->message), sizeof(s->message) - 1);
+}
+
+static void test_lists_add_up(void **state)
+{
+	struct state *s = *state;
+
+	add(s, "workdir=/w");
+	add(s, "upperdir=/u,ro");
+	add(s, "lowerdir=/a,rw,nosuid");
+	check(s);
+	assert_string_equal(s->o.upper, "/u");
+	assert_string_equal(s->o.work, "/w");
+	LOWER(s, "/a");
+	assert_int_equal(s->o.mount_flags, MS_NOSUID);
+}
+
+static void test_empty_words_pass(void **state)
+{
+	struct state *s = *state;
+
+	add(s, "");
+	add(s, ",,");
+	add(s, "lowerdir=/a,,ro,");
+	LOWER(s, "/a");
+}
+
+static void test_mount_flags(void **state)
+{
+	static const struct {
+		const char *word;
+		unsigned long flags;
+	} cases[] = {
+		{ "ro", MS_RDONLY },
+		{ "ro,rw", 0 },
+		{ "nosuid,nodev,noexec", MS_NOSUID | MS_NODEV | MS_NOEXEC },
+		{ "nosuid,nodev,noexec,suid,dev,exec", 0 },
+		{ "noatime,nodiratime", MS_NOATIME | MS_NODIRATIME },
+		{ "noatime,nodiratime,atime,diratime", 0 },
+		{ "relatime", MS_RELATIME },
+		{ "relatime,norelatime", 0 },
+		{ "strictatime", MS_STRICTATIME },
+		{ "lazytime", MS_LAZYTIME },
+		{ "lazytime,nolazytime", 0 },
+		{ "sync,dirsync", MS_SYNCHRONOUS | MS_DIRSYNC },
+		{ "sync,async", 0 },
+	};
+
+	struct state *s = *state;
+
+	for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
+		s->o.mount_flags = 0;
+		add(s, cases[i].word);
+		assert_int_equal(s->o.mount_flags, cases[i].flags);
+	}
+}
+
+static void test_without_upper_the_mount_is_read_only(void **state)
+{
+	struct state *s = *state;
+
+	add(s, "lowerdir=/a,rw");
+	check(s);
+	assert_int_equal(s->o.mount_flags, MS_RDONLY);
+}
+
+static void test_workdir_without_upperdir_is_ignored(void **state)
+{
+	struct state *s = *state;
+
+	add(s, "lowerdir=/a,workdir=/w");
+	check(s);
+	assert_null(s->o.work);
+}
+
+static void test_upperdir_without_workdir_is_refused(void **state)
+{
+	struct state *s = *state;
+
+	add(s, "lowerdir=/a,upperdir=/the/upper");
+	check_refused(s, "upperdir=/the/upper needs a workdir=");
+}
+
+static void test_no_lowerdir_is_refused(void **state)
+{
+	struct state *s = *state;
+
+	add(s, "upperdir=/u,workdir=/w");
+	check_refused(s, "no lower layer");
+}
+
+static void test_empty_values_are_refused(void **state)
+{
+	static const char *const names[] = { "upperdir", "workdir", "fsname", "source", "subtype" };
+	struct state *s = *state;
+
+	for (size_t i = 0; i < ARRAY_SIZE(names); i++) {
+		char list[32];
+
+		snprintf(list, sizeof(list), "%s=", names[i]);
+		refused(s, list, names[i]);
+		assert_says(s, "is empty");
+	}
+}
+
+static void test_kernel_words_at_their_defaults_pass(void **state)
+{
+	struct state *s = *state;
+
+	add(s, "index=off,nfs_export=off,metacopy=off,verity=off,fsync=auto");
+	add(s, "xino=off,xino=auto,xino=on,uuid=auto,uuid=on,uuid=null,uuid=off");
+	add(s, "default_permissions,override_creds,nooverride_creds");
+	add(s, "redirect_dir=follow,redirect_dir=off");
+}
+
+static void test_kernel_words_that_we_lack_say_so(void **state)
+{
+	static const char *const lists[] = {
+		"index=on",       "nfs_export=on", "metacopy=on",     "verity=on",
+		"verity=require", "fsync=strict",  "fsync=volatile",  "volatile",
+		"lowerdir+=/a",   "datadir+=/a",   "redirect_dir=on",
+	};
+	struct state *s = *state;
+
+	for (size_t i = 0; i < ARRAY_SIZE(lists); i++) {
+		refused(s, lists[i], "this version of plyfs does not have");
+		assert_memory_equal(s->message, lists[i], strcspn(lists[i], "="));
+	}
+}
+
+static void test_wrong_values_name_the_right_ones(void **state)
+{
+	struct state *s = *state;
+
+	refused(s, "index=maybe", "index=maybe: no such value (accepted: off)");
+	refused(s, "redirect_dir=", "accepted: follow nofollow off");
+	refused(s, "xino=of", "xino=of: no such value");
+	refused(s, "uuid=offauto", "no such value");
+	refused(s, "uuid=off null", "no such value");
+}
+
+static void test_words_with_and_without_value(void **state)
+{
+	struct state *s = *state;
+
+	refused(s, "lowerdir", "'lowerdir' needs a value");
+	refused(s, "userxattr=1", "'userxattr' takes no value");
+	refused(s, "ro=yes", "'ro' takes no value");
+	refused(s, "index", "'index' needs a value");
+	refused(s, "volatile=1", "'volatile' takes no value");
+}
+
+static void test_redirect_dir(void **state)
+{
+	struct state *s = *state;
+
+	assert_int_equal(s->o.redirect, OVL_REDIRECT_FOLLOW);
+	add(s, "redirect_dir=nofollow");
+	assert_int_equal(s->o.redirect, OVL_REDIRECT_NOFOLLOW);
+	add(s, "redirect_dir=off");
+	assert_int_equal(s->o.redirect, OVL_REDIRECT_FOLLOW);
+}
+
+static void test_userxattr_follows_no_redirects(void **state)
+{
+	struct state *s = *state;
+
+	add(s, "lowerdir=/a,userxattr");
+	check(s);
+	assert_true(s->o.userxattr);
+	assert_int_equal(s->o.redirect, OVL_REDIRECT_NOFOLLOW);
+	add(s, "redirect_dir=nofollow");
+	check(s);
+	add(s, "redirect_dir=follow");
+	check_refused(s, "userxattr");
+	add(s, "redirect_dir=off");
+	check_refused(s, "userxattr");
+}
+
+static void test_unknown_words_are_named(void **state)
+{
+	struct state *s = *state;
+
+	refused(s, "lowerdir=/a,frobnicate", "unknown option 'frobnicate'");
+	assert_null(strstr(s->message, "did you mean"));
+	refused(s, "frobnicate=12", "unknown option 'frobnicate'");
+	refused(s, "=x", "unknown option ''");
+	refused(s, "LOWERDIR=/a", "unknown option 'LOWERDIR'");
+}
+
+static void test_mistyped_words_get_a_suggestion(void **state)
+{
+	struct state *s = *state;
+
+	refused(s, "lowedir=/a", "did you mean 'lowerdir'?");
+	refused(s, "uperdir=/a", "did you mean 'upperdir'?");
+	refused(s, "wrokdir=/a", "did you mean 'workdir'?");
+	refused(s, "userxatr", "did you mean 'userxattr'?");
+	refused(s, "allow-other", "did you mean 'allow_other'?");
+	refused(s, "qq", "unknown option 'qq'");
+	assert_null(strstr(s->message, "did you mean"));
+}
+
+static void test_sloppy_lets_unknown_words_pass_but_not_wrong_values(void **state)
+{
+	struct state *s = *state;
+
+	s->o.sloppy = true;
+	add(s, "frobnicate=1,lowerdir=/a,blah");
+	LOWER(s, "/a");
+	refused(s, "index=on", "index=on");
+}
+
+static void test_words_of_fstab_pass(void **state)
+{
+	struct state *s = *state;
+
+	add(s, "defaults,auto,noauto,user,user=joe,users,nouser,owner,group,_netdev,nofail");
+	add(s, "x-systemd.requires=/a,x-gvfs-show,X-mount.mkdir,X-mount.owner=joe,comment=hello");
+	add(s, "uhelper=udisks2,helper=fuse.plyfs,dirsync,silent,loud");
+}
+
+static void test_who_may_enter(void **state)
+{
+	struct state *s = *state;
+
+	assert_int_equal(s->o.allow_other, OPTION_DEFAULT);
+	add(s, "lowerdir=/a,allow_other");
+	assert_int_equal(s->o.allow_other, OPTION_YES);
+	check(s);
+	add(s, "allow_root");
+	check_refused(s, "exclude each other");
+	add(s, "noallow_other");
+	assert_int_equal(s->o.allow_other, OPTION_NO);
+	check(s);
+}
+
+static void test_names_in_the_mount_table(void **state)
+{
+	struct state *s = *state;
+
+	add(s, "fsname=first,source=a\\,b,subtype=ply.fs_2-x");
+	assert_string_equal(s->o.source, "a,b");
+	assert_string_equal(s->o.subtype, "ply.fs_2-x");
+	refused(s, "subtype=a/b", "subtype=a/b");
+	refused(s, "subtype=a b", "letters");
+}
+
+static void test_timeout(void **state)
+{
+	static const char *const wrong[] = {
+		"timeout=",     "timeout=-1",  "timeout=inf",        "timeout=nan",
+		"timeout=0x10", "timeout=1e3", "timeout=1.2.3",      "timeout= 1",
+		"timeout=1s",   "timeout=.5",  "timeout=1000000001",
+	};
+	struct state *s = *state;
+
+	assert_true(s->o.timeout < 0);
+	add(s, "timeout=0");
+	assert_true(s->o.timeout == 0);
+	add(s, "timeout=1.5");
+	assert_true(s->o.timeout == 1.5);
+	add(s, "timeout=1000000000");
+	for (size_t i = 0; i < ARRAY_SIZE(wrong); i++)
+		refused(s, wrong[i], "timeout=");
+}
+
+static void test_debug_and_remount(void **state)
+{
+	struct state *s = *state;
+
+	add(s, "debug,remount,ro");
+	assert_true(s->o.debug);
+	assert_true(s->o.remount);
+	check(s); /* the layers are those of the mount that is there */
+}
+
+static void test_distance(void **state)
+{
+	assert_int_equal(suggest_distance("mount", "mount"), 0);
+	assert_int_equal(suggest_distance("mont", "mount"), 1);
+	assert_int_equal(suggest_distance("muont", "mount"), 1);
+	assert_int_equal(suggest_distance("", "a"), 1);
+	assert_int_equal(suggest_distance("lowrdr", "lowerdir"), 2);
+	assert_int_equal(suggest_distance("ro", "xy"), SUGGEST_MAX);
+	assert_int_equal(suggest_distance("a-word-that-is-longer-than-any-word-known", "a"),
+			 SUGGEST_MAX);
+}
+
+#define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
+
+int main(void)
+{
+	static const struct CMUnitTest tests[] = {
+		T(test_lowerdir_is_split_topmost_first),
+		T(test_upper_and_work_are_kept),
+		T(test_escapes_in_lowerdir),
+		T(test_escapes_in_upperdir_and_workdir),
+		T(test_an_escaped_backslash_before_a_comma_ends_the_word),
+		T(test_bad_colons_are_refused),
+		T(test_a_refused_lowerdir_leaves_nothing_behind),
+		T(test_a_later_lowerdir_replaces_the_earlier),
+		T(test_500_layers_are_the_most),
+		T(test_lists_may_be_longer_than_a_page),
+		T(test_a_long_wrong_word_gives_a_cut_message),
+		T(test_lists_add_up),
+		T(test_empty_words_pass),
+		T(test_mount_flags),
+		T(test_without_upper_the_mount_is_read_only),
+		T(test_workdir_without_upperdir_is_ignored),
+		T(test_upperdir_without_workdir_is_refused),
+		T(test_no_lowerdir_is_refused),
+		T(test_empty_values_are_refused),
+		T(test_kernel_words_at_their_defaults_pass),
+		T(test_kernel_words_that_we_lack_say_so),
+		T(test_wrong_values_name_the_right_ones),
+		T(test_words_with_and_without_value),
+		T(test_redirect_dir),
+		T(test_userxattr_follows_no_redirects),
+		T(test_unknown_words_are_named),
+		T(test_mistyped_words_get_a_suggestion),
+		T(test_sloppy_lets_unknown_words_pass_but_not_wrong_values),
+		T(test_words_of_fstab_pass),
+		T(test_who_may_enter),
+		T(test_names_in_the_mount_table),
+		T(test_timeout),
+		T(test_debug_and_remount),
+		T(test_distance),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
