@@ -574,6 +574,22 @@ static bool shares_links(const struct ovl *o, const struct looked_up *l)
 	return !l->stack && l->st.stx_nlink > 1 && ((l->flags & INODE_UPPER) || !o->has_upper);
 }
 
+/* Hard links share an inode within one layer only: there each name leads to the object. */
+static dev_t link_key(const struct looked_up *l)
+{
+	return statx_dev(&l->st) ^ (dev_t)l->lower << 48;
+}
+
+/* @i, found by another name, has one again: the object need not be held open for it any more. */
+static void drop_self(struct ovl_inode *i)
+{
+	if (i->dir || !i->self)
+		return;
+	layer_ref_put(i->self);
+	i->self = NULL;
+	inode_clear(i, INODE_ORPHAN);
+}
+
 static struct ovl_inode *inode_from(struct ovl *o, struct looked_up *l)
 {
 	struct ovl_inode *i = inode_new(o, IFTODT(l->st.stx_mode), l->stack);
@@ -595,7 +611,7 @@ static struct ovl_inode *inode_from(struct ovl *o, struct looked_up *l)
 int lookup_instantiate(struct ovl *o, struct ovl_inode *parent, const char *name,
 		       struct looked_up *l, struct ovl_inode **out)
 {
-	dev_t dev = statx_dev(&l->st);
+	dev_t dev = link_key(l);
 	struct ovl_inode *i = NULL;
 	struct ovl_inode *other = NULL;
 	struct ovl_name *n = name_new(parent, name, strlen(name));
@@ -619,6 +635,8 @@ int lookup_instantiate(struct ovl *o, struct ovl_inode *parent, const char *name
 	}
 	lock_take(&i->lock);
 	name_insert(o, n, i, &other);
+	if (!other)
+		drop_self(i);
 	lock_drop(&i->lock);
 	if (other) { /* somebody else looked the same name up meanwhile */
 		inode_put(o, i);
