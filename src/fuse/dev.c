@@ -209,6 +209,10 @@ void fuse_dev_lead(struct fuse_worker *w)
 				return;
 			continue;
 		}
+		if (unlikely(size == 0)) { /* no /dev/fuse does that, but what does has ended */
+			fuse_pool_stop(s, -ENOTCONN);
+			return;
+		}
 		failures = 0;
 		err = parse(w, message, (size_t)size);
 		if (unlikely(run_own(w, (size_t)size)))

@@ -14,10 +14,10 @@ static int notify(struct fuse_session *s, int code, const void *data, size_t siz
 	return writev(s->config.fd, iov, 2) < 0 ? -errno : 0;
 }
 
-void fuse_notify_inval_attr(struct fuse_session *s, uint64_t nodeid)
+void fuse_notify_inval_attr(struct fuse_session *s, uint64_t nodeid, bool contents)
 {
 	/* A negative offset leaves the page cache alone. */
-	struct fuse_notify_inval_inode_out out = { .ino = nodeid, .off = -1 };
+	struct fuse_notify_inval_inode_out out = { .ino = nodeid, .off = contents ? 0 : -1 };
 	int err = notify(s, FUSE_NOTIFY_INVAL_INODE, &out, sizeof(out));
 
 	if (err < 0 && err != -ENOENT && err != -ENODEV)

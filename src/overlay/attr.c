@@ -51,10 +51,10 @@ int entry_fill(struct ovl *o, struct ovl_inode *i, struct ovl_entry *out)
 	return 0;
 }
 
-void attr_notify(struct ovl *o, struct ovl_inode *i)
+void attr_notify(struct ovl *o, struct ovl_inode *i, bool listing)
 {
 	if (o->attr_changed)
-		o->attr_changed(o->ctx, i->node);
+		o->attr_changed(o->ctx, i->node, listing);
 }
 
 int protattr_check(struct ovl_inode *i, bool append_ok)

@@ -380,9 +380,9 @@ static int copy_up_one(struct ovl *o, const struct ovl_caller *caller, struct ov
 	layer_ref_put(c.from);
 	layer_ref_put(c.to_dir);
 	if (err == 0) {
-		attr_notify(o, i);
+		attr_notify(o, i, false);
 		if (c.parent)
-			attr_notify(o, c.parent);
+			attr_notify(o, c.parent, c.broken_link);
 	}
 	inode_put(o, c.parent);
 	return err;

@@ -86,6 +86,8 @@ int fmt_xattr_escape(bool userxattr, const char *name, char *out, size_t size)
 	const char *p = prefix(userxattr);
 	int n;
 
+	if (!strcmp(name, p)) /* a namespace is no name */
+		return -EINVAL;
 	if (fmt_xattr_is_own(userxattr, name))
 		n = snprintf(out, size, "%s" ESCAPE "%s", p, name + strlen(p));
 	else

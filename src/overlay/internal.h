@@ -163,7 +163,7 @@ struct ovl {
 	bool has_traps; /* upper or work lies inside a lower layer */
 	int upper_lock; /* fds that hold flock(2) */
 	int work_lock;
-	void (*attr_changed)(void *ctx, ovl_node node);
+	void (*attr_changed)(void *ctx, ovl_node node, bool listing);
 	void *ctx;
 
 	pthread_rwlock_t topology;
@@ -342,7 +342,7 @@ int attr_get(struct ovl *o, struct ovl_inode *i, struct statx *out);
 /* Makes a real object's attributes the union's. @i->lock is held or its fields are settled. */
 void attr_translate(struct ovl *o, struct ovl_inode *i, struct statx *st);
 int entry_fill(struct ovl *o, struct ovl_inode *i, struct ovl_entry *out);
-void attr_notify(struct ovl *o, struct ovl_inode *i);
+void attr_notify(struct ovl *o, struct ovl_inode *i, bool listing);
 /* Drops suid, and sgid when group-executable, of an upper file. */
 int drop_suidgid(int dirfd, const char *name);
 

@@ -140,11 +140,11 @@ void server_free(struct server *s)
 	free(s);
 }
 
-void server_attr_changed(void *ctx, uint64_t node)
+void server_attr_changed(void *ctx, uint64_t node, bool listing)
 {
 	struct server_hook *hook = ctx;
 	struct server *s = atomic_load(&hook->server);
 
 	if (s && s->session)
-		fuse_notify_inval_attr(s->session, node);
+		fuse_notify_inval_attr(s->session, node, listing);
 }

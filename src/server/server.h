@@ -25,7 +25,7 @@ struct server_hook {
 	struct server *_Atomic server;
 };
 
-void server_attr_changed(void *hook, uint64_t node);
+void server_attr_changed(void *hook, uint64_t node, bool listing);
 
 struct server_config {
 	const char *mountpoint;

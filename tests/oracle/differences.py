@@ -3,18 +3,38 @@
 The one place that lists where plyfs may differ from the kernel's overlayfs, each with the reason.
 
 A rule sees one difference and says whether it is the one it describes; it must describe it so
-narrowly that no bug can hide in it. Rules on operations get (op, args, expected, got, kernel side,
-plyfs side), rules on trees (path, field, expected, got).
+narrowly that no bug can hide in it, and where it can it looks at the mounts to make sure. Rules on
+operations get (op, args, expected, got, kernel side, plyfs side); rules on trees (path, field,
+expected, got, root of the kernel's mount, root of plyfs's).
 
 Never compared, because it has no meaning over both: numbers of inodes (only uniqueness, constancy
 and d_ino are checked), order and offsets of directory entries, atime except where utimensat just
 set it, ctime, st_size and st_blocks of directories, st_blocks on disk filesystems (delayed
 allocation), statfs beside name length and block size, the times of what was changed during the run
-("now"), statx attribute bits (FUSE has no way to pass them on).
+("now"), statx attribute bits (FUSE has no way to pass them on), trusted.overlay.uuid (random).
 """
 
-
+import errno
 import os
+
+import syscalls as sc
+
+BLOCK = 65536
+
+
+def _zero(fd, start, end):
+    """Whether the open file reads as zeros from @start to @end or its end."""
+    while start < end:
+        data = os.pread(fd, min(BLOCK, end - start), start)
+        if not data:
+            break
+        if data.count(0) != len(data):
+            return False
+        start += len(data)
+    return True
+
+
+# ---- operations
 
 
 def stale_mapping(op, args, expected, got, kernel, plyfs):
@@ -25,23 +45,115 @@ def stale_mapping(op, args, expected, got, kernel, plyfs):
     if op != "mread" or "skip" in expected or "skip" in got:
         return False
     m, off, n = args["m"], args["off"], args["n"]
-    return (kernel.mread_by_fd(m, off, n) != expected and plyfs.mread_by_fd(m, off, n) == got)
+    return kernel.mread_by_fd(m, off, n) != expected and plyfs.mread_by_fd(m, off, n) == got
 
 
-def holes_under_mappings(op, args, expected, got, kernel, plyfs):
+def more_holes(op, args, expected, got, kernel, plyfs):
     """
-    On tmpfs looking at a hole through a mapping fills it, so that it is data for lseek(2) and
-    counts in st_blocks. Behind plyfs the pages belong to FUSE's page cache, and the hole stays a
-    hole. Once a sequence has mapped a file, neither is compared any more (st_blocks: see
-    Bench.look).
+    The kernel's copy-up fills holes shorter than its chunks, and on tmpfs looking at a hole through a
+    mapping fills it in the layer. plyfs keeps the hole. So a search for data may go farther there
+    and one for a hole less far, over nothing but zeros.
     """
-    return (op == "lseek" and args["whence"] in (os.SEEK_DATA, os.SEEK_HOLE)
-            and (kernel.mapped or plyfs.mapped) and set(expected) <= {"off", "error"}
-            and set(got) <= {"off", "error"})
+    if op != "lseek" or args["whence"] not in (os.SEEK_DATA, os.SEEK_HOLE) or "off" not in expected:
+        return False
+    fd = plyfs.fd(args["h"])
+    path = b"/proc/self/fd/%d" % fd
+    data = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        size = os.fstat(data).st_size
+        if args["whence"] == os.SEEK_DATA:
+            end = got.get("off", size if got.get("error") == "ENXIO" else -1)
+            fine = end >= expected["off"] and _zero(data, expected["off"], end)
+        else:
+            start = got.get("off", -1)
+            fine = 0 <= start <= expected["off"] and _zero(data, start, start + 4096 - start % 4096)
+    finally:
+        os.close(data)
+    if fine:
+        os.lseek(fd, expected["off"], os.SEEK_SET)
+    return fine
 
 
-OPERATIONS = [stale_mapping, holes_under_mappings]
-TREES = []
+def names_that_are_not_there(op, args, expected, got, kernel, plyfs):
+    """
+    A directory of one layer is listed by the kernel's overlayfs as it lies there, whiteouts that a
+    lowest layer should not have included. plyfs never lists what cannot be looked up.
+    """
+    if op == "readdir":
+        base = kernel.path(args["p"])
+    elif op in ("rewind", "dir_end"):
+        base = b"/proc/self/fd/%d" % kernel.fd(args["h"])
+    else:
+        return False
+    field = "after" if op == "dir_end" else "names"
+    if field not in expected or field not in got:
+        return False
+    if any(expected[k] != got[k] for k in expected if k not in (field, "seek", "missing")):
+        return False
+    extra = set(expected[field]) - set(got[field])
+    return set(got[field]) <= set(expected[field]) and not any(
+        exists(base + b"/" + (e if op == "dir_end" else e[0])) for e in extra)
+
+
+def exists(path):
+    try:
+        os.lstat(path)
+        return True
+    except OSError as e:
+        return e.errno != errno.ENOENT
+
+
+def exact_xattr_sizes(op, args, expected, got, kernel, plyfs):
+    """
+    listxattr(2) with a small buffer counts the overlay's own names on the kernel's overlayfs before it
+    hides them: a size larger than the list, or ERANGE where the list would fit. plyfs counts what
+    it shows.
+    """
+    if op not in ("listxattr", "flistxattr") or not {"size"} <= set(args):
+        return False
+    if op == "listxattr":
+        names = sc.listxattr(kernel.path(args["p"]), args["follow"])
+        estimate = sc.listxattr(kernel.path(args["p"]), args["follow"], 0)
+    else:
+        names = sc.listxattr(kernel.fd(args["h"]))
+        estimate = sc.listxattr(kernel.fd(args["h"]), size=0)
+    if "who" in args and args["who"][0]:
+        names = [n for n in names if not n.startswith(b"trusted.")]
+    length = sum(len(n) + 1 for n in names)
+    if args["size"] == 0:
+        return got == {"names": length} and expected.get("names", -1) > length
+    return (expected == {"error": "ERANGE"} and estimate > length and length <= args["size"]
+            and got == {"names": sorted(names)})
+
+
+OPERATIONS = [stale_mapping, more_holes, names_that_are_not_there, exact_xattr_sizes]
+
+# ---- trees
+
+
+def birth_of_the_lower(path, field, expected, got, kernel, plyfs):
+    """
+    FUSE remembers a birth time and never asks for it again, so that after copy-up the lower object's is
+    shown. The answer that plyfs gives when it is asked is the same as the kernel's.
+    """
+    if field != "btime" or expected != "new" or plyfs is None:
+        return False
+    asked = sc.statx(sc.AT_FDCWD, plyfs + b"/" + path,
+                     sc.AT_SYMLINK_NOFOLLOW | sc.AT_STATX_FORCE_SYNC)
+    return asked.btime != got
+
+
+def whiteouts_listed(path, field, expected, got, kernel, plyfs):
+    """See names_that_are_not_there."""
+    return field == "missing" and expected == "error ENOENT"
+
+
+def fewer_blocks(path, field, expected, got, kernel, plyfs):
+    """See more_holes: the content is the same (that is another field), the blocks may be fewer."""
+    return field == "blocks" and got < expected
+
+
+TREES = [birth_of_the_lower, whiteouts_listed, fewer_blocks]
 
 
 def operation_allowed(*difference):

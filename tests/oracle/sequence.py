@@ -274,7 +274,7 @@ class Run:
         self.step(len(self.ops) - 1, op, args)
 
     def blocks(self):
-        """Whether st_blocks is comparable: see holes_under_mappings."""
+        """Whether st_blocks is comparable: not once a mapping has filled holes (see more_holes)."""
         return not any(side.mapped for side in self.sides.values())
 
     # which side the kernel mounts, and which the other
@@ -334,8 +334,9 @@ class Run:
 
     # ---- checks
 
-    def differ(self, where, found):
-        found = [d for d in found if not differences.tree_allowed(*d)]
+    def differ(self, where, found, kernel=None, plyfs=None):
+        """@kernel and @plyfs are the roots of the two mounts, where the trees are still mounted."""
+        found = [d for d in found if not differences.tree_allowed(*d, kernel, plyfs)]
         if found:
             signature = ("tree", where, tuple(sorted({d[1] for d in found})))
             raise Failure(where, signature,
@@ -347,7 +348,7 @@ class Run:
         other = "B" if ref == "A" else "A"
         expected = bench.look(bench.root[ref], self.blocks())
         got = bench.look(bench.root[other], self.blocks())
-        self.differ(where, tree.compare(expected, got))
+        self.differ(where, tree.compare(expected, got), bench.root[ref], bench.root[other])
         if bench.impl[other].fuse:
             self.differ(where, tree.check_inos(got))
             if self.trees:
@@ -382,7 +383,8 @@ class Run:
                 bench.mount(bench.root[side], impl, side)
             by_kernel = bench.look(bench.root[kernel_over], self.blocks())
             by_plyfs = bench.look(bench.root[plyfs_over], self.blocks())
-            self.differ(where + ", plyfs", tree.compare(last, by_plyfs))
+            self.differ(where + ", plyfs", tree.compare(last, by_plyfs), None,
+                        bench.root[plyfs_over])
             self.differ(where + ", kernel", tree.compare(last, by_kernel))
             for side in "AB":
                 bench.umount(bench.root[side])
