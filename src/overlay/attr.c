@@ -64,43 +64,38 @@ int protattr_check(struct ovl_inode *i, bool append_ok)
 	return (i->protattr & FS_APPEND_FL) && !append_ok ? -EPERM : 0;
 }
 
-int drop_suidgid(int dirfd, const char *name)
+int drop_suidgid(const struct ovl_caller *caller, int fd)
 {
 	struct statx st;
 	mode_t mode;
-	int err = at_statx(dirfd, name, &st);
+	int err = at_statx(fd, "", &st);
 
 	if (err < 0)
 		return err;
 	mode = st.stx_mode & ~(mode_t)S_ISUID;
-	if (mode & S_IXGRP)
+	if ((mode & S_ISGID) && ((mode & S_IXGRP) || !caller_in_group(caller, st.stx_gid)))
 		mode &= ~(mode_t)S_ISGID;
 	if (mode == st.stx_mode)
 		return 0;
-	return at_chmod(dirfd, name, mode & 07777);
+	return at_chmod(fd, "", mode & 07777);
 }
 
-static int set_size(struct ovl *o, struct ovl_inode *i, const struct ovl_setattr *set)
+static int set_size(struct ovl *o, const struct ovl_caller *caller, struct ovl_inode *i,
+		    const struct ovl_setattr *set, bool changes)
 {
 	autoref struct layer_ref *file = NULL;
 	int err = file_ref(o, i, true, &file);
-	struct statx st;
 
 	if (err < 0)
 		return err;
 	if (set->valid & OVL_KILL_SUIDGID) {
-		err = drop_suidgid(layer_fd(file), "");
+		err = drop_suidgid(caller, layer_fd(file));
 		if (err < 0)
 			return err;
 	}
 	/* truncate(2) to the same size changes nothing, ftruncate(2) the times */
-	if (!(set->valid & OVL_SET_BY_FD)) {
-		err = layer_stat(file, "", &st);
-		if (err < 0)
-			return err;
-		if (st.stx_size == (uint64_t)set->size)
-			return 0;
-	}
+	if (!changes && !(set->valid & OVL_SET_BY_FD))
+		return 0;
 	return ftruncate(layer_fd(file), set->size) < 0 ? -errno : 0;
 }
 
@@ -141,18 +136,21 @@ int ovl_setattr(struct ovl *o, const struct ovl_caller *caller, ovl_node node,
 		const struct ovl_setattr *set, struct statx *out)
 {
 	struct ovl_inode *i = inode_get(o, node);
+	bool resize = set->valid & OVL_SET_SIZE;
 	struct reach r;
 	int err;
 
 	if (!i)
 		return -ESTALE;
 	err = setattr_allowed(i, set);
-	if (err == 0 && (set->valid & OVL_SET_SIZE) && i->type != DT_REG)
+	if (err == 0 && resize && i->type != DT_REG)
 		err = i->dir ? -EISDIR : -EINVAL;
+	if (err == 0 && resize) /* before copy-up, which copies no more than is wanted */
+		err = attr_get(o, i, out);
 	if (err == 0)
-		err = copy_up(o, caller, i, set->valid & OVL_SET_SIZE ? set->size : COPY_ALL);
-	if (err == 0 && (set->valid & OVL_SET_SIZE))
-		err = set_size(o, i, set);
+		err = copy_up(o, caller, i, resize ? set->size : COPY_ALL);
+	if (err == 0 && resize)
+		err = set_size(o, caller, i, set, out->stx_size != (uint64_t)set->size);
 	if (err == 0)
 		err = reach(o, i, &r);
 	if (err == 0) {

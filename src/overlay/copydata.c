@@ -3,7 +3,6 @@
 #include <fcntl.h>
 #include <linux/fs.h>
 #include <linux/limits.h>
-#include <signal.h>
 #include <sys/ioctl.h>
 
 #include "overlay/internal.h"
@@ -12,40 +11,6 @@
 /* How much is copied between two looks at whether the caller was killed. */
 #define CHUNK  (8 << 20)
 #define BUFFER (1 << 20)
-
-/* Bit of a signal in the masks of /proc/PID/status. */
-static bool has_signal(const char *line, const char *field, int sig)
-{
-	unsigned long long mask;
-	size_t len = strlen(field);
-
-	if (strncmp(line, field, len) != 0)
-		return false;
-	mask = strtoull(line + len, NULL, 16);
-	return mask >> (sig - 1) & 1;
-}
-
-/*
- * Whether the caller is being killed. FUSE interrupts requests for any signal, but open(2) of a
- * file on a disk does not end with EINTR because of an alarm: only what kills may stop a copy.
- */
-static bool killed(const struct ovl_caller *caller)
-{
-	char path[64];
-	char line[256];
-	autofile FILE *f = NULL;
-
-	if (!caller || !caller->interrupted || !atomic_load(caller->interrupted))
-		return false;
-	snprintf(path, sizeof(path), "/proc/%d/status", caller->pid);
-	f = fopen(path, "re");
-	if (!f)
-		return true;
-	while (fgets(line, sizeof(line), f))
-		if (has_signal(line, "SigPnd:", SIGKILL) || has_signal(line, "ShdPnd:", SIGKILL))
-			return true;
-	return false;
-}
 
 /* How data gets across: the first way that works for a file is kept for the rest of it. */
 struct copier {
@@ -97,7 +62,7 @@ static int copy_extent(struct copier *c, off_t start, off_t end, const struct ov
 	while (start < end) {
 		ssize_t n;
 
-		if (killed(caller))
+		if (caller_killed(caller))
 			return -EINTR;
 		n = copy_some(c, start, (size_t)min(end - start, (off_t)CHUNK));
 		if (n < 0)

@@ -233,10 +233,9 @@ static int publish(struct copyup *c)
 	struct statx parent_st;
 	struct statx st;
 	struct timespec times[2];
-	int err = 0;
+	int err;
 
-	if (c->has_origin)
-		err = mark_impure(c->o, c->parent, c->to_dir);
+	err = mark_impure(c->o, c->parent, c->to_dir);
 	if (err == 0 && c->broken_link)
 		err = at_statx(work_fd(c), c->temp, &st);
 	if (err < 0)

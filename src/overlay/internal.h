@@ -343,8 +343,21 @@ int attr_get(struct ovl *o, struct ovl_inode *i, struct statx *out);
 void attr_translate(struct ovl *o, struct ovl_inode *i, struct statx *st);
 int entry_fill(struct ovl *o, struct ovl_inode *i, struct ovl_entry *out);
 void attr_notify(struct ovl *o, struct ovl_inode *i, bool listing);
-/* Drops suid, and sgid when group-executable, of an upper file. */
-int drop_suidgid(int dirfd, const char *name);
+/*
+ * Drops set-id bits of an upper file as a write by a caller without CAP_FSETID does: suid, and sgid
+ * when the file is group-executable or the caller not in its group.
+ */
+int drop_suidgid(const struct ovl_caller *caller, int fd);
+
+/* caller.c: what FUSE does not say about a caller. */
+/*
+ * Whether it is being killed. FUSE interrupts requests for any signal, but open(2) of a file on a
+ * disk does not end with EINTR because of an alarm: only what kills may stop a copy.
+ */
+bool caller_killed(const struct ovl_caller *caller);
+bool caller_in_group(const struct ovl_caller *caller, gid_t gid);
+/* CAP_SYS_ADMIN in our user namespace. */
+bool caller_lists_trusted(const struct ovl_caller *caller);
 
 /* copyup.c */
 #define COPY_ALL ((off_t)-1)

@@ -22,7 +22,7 @@ static int open_allowed(struct ovl_inode *i, int flags)
 static int truncate_at_open(struct layer_ref *file, const struct ovl_caller *caller)
 {
 	if (caller->kill_priv) {
-		int err = drop_suidgid(layer_fd(file), "");
+		int err = drop_suidgid(caller, layer_fd(file));
 
 		if (err < 0)
 			return err;
@@ -124,7 +124,7 @@ ssize_t ovl_write(struct ovl *o, const struct ovl_caller *caller, ovl_node node,
 		return -ESTALE;
 	n = writable_file(o, caller, i, &file);
 	if (n == 0 && kill_priv)
-		n = drop_suidgid(layer_fd(file), "");
+		n = drop_suidgid(caller, layer_fd(file));
 	if (n == 0)
 		n = write_all(layer_fd(file), buf, size, off);
 	inode_put(o, i);
@@ -137,7 +137,7 @@ ssize_t ovl_write(struct ovl *o, const struct ovl_caller *caller, ovl_node node,
  */
 static int drop_suidgid_for(const struct ovl_caller *caller, struct layer_ref *file)
 {
-	return caller->uid == 0 ? 0 : drop_suidgid(layer_fd(file), "");
+	return caller->uid == 0 ? 0 : drop_suidgid(caller, layer_fd(file));
 }
 
 int ovl_fallocate(struct ovl *o, const struct ovl_caller *caller, ovl_node node, int mode,
@@ -319,7 +319,7 @@ static int change(struct ovl *o, const struct ovl_caller *caller, ovl_node node,
 		reach_done(i, &r);
 	}
 	inode_put(o, i);
-	return err == -EOPNOTSUPP ? -ENOTTY : err;
+	return err;
 }
 
 int ovl_get_flags(struct ovl *o, ovl_node node, unsigned int *flags)

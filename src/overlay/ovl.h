@@ -59,9 +59,9 @@ struct ovl_config {
 
 	/*
 	 * Called when attributes of @node changed other than by the call that names it (a copied-up
-	 * parent, the broken link of a copied-up file), and with @listing when numbers in its listing
-	 * did. May be called from within any engine call, with no engine lock held. NULL when nobody
-	 * caches.
+	 * parent, the broken link of a copied-up file), and with @listing when numbers in its
+	 * listing did. May be called from within any engine call, with no engine lock held. NULL
+	 * when nobody caches.
 	 */
 	void (*attr_changed)(void *ctx, ovl_node node, bool listing);
 	void *ctx;

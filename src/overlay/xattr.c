@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: MIT
 /* Extended attributes as users see them: the overlay's own are hidden, their names escaped. */
-#include <linux/capability.h>
 #include <linux/limits.h>
 
 #include "overlay/internal.h"
@@ -30,35 +29,9 @@ ssize_t ovl_getxattr(struct ovl *o, ovl_node node, const char *name, void *value
 }
 
 /*
- * Local filesystems list trusted.* to who has CAP_SYS_ADMIN in the initial user namespace; FUSE
- * leaves that to us. Read from /proc only when there is such a name to list.
+ * Filters a stored list in place; names only ever get shorter. Local filesystems list trusted.* to
+ * the privileged only; FUSE leaves that to us.
  */
-static bool may_list_trusted(const struct ovl_caller *caller)
-{
-	char path[64];
-	char line[256];
-	struct stat ours;
-	struct stat theirs;
-	unsigned long long caps = 0;
-
-	if (caller->pid <= 0)
-		return caller->uid == 0;
-	snprintf(path, sizeof(path), "/proc/%d/ns/user", caller->pid);
-	if (stat("/proc/self/ns/user", &ours) < 0 || stat(path, &theirs) < 0 ||
-	    ours.st_ino != theirs.st_ino)
-		return false;
-	snprintf(path, sizeof(path), "/proc/%d/status", caller->pid);
-	{
-		autofile FILE *f = fopen(path, "re");
-
-		while (f && fgets(line, sizeof(line), f))
-			if (sscanf(line, "CapEff: %llx", &caps) == 1)
-				break;
-	}
-	return caps >> CAP_SYS_ADMIN & 1;
-}
-
-/* Filters a stored list in place; names only ever get shorter. */
 static size_t filter_list(struct ovl *o, const struct ovl_caller *caller, char *list, size_t size)
 {
 	int trusted = -1;
@@ -73,7 +46,7 @@ static size_t filter_list(struct ovl *o, const struct ovl_caller *caller, char *
 			continue;
 		if (!strncmp(name, "trusted.", 8)) {
 			if (trusted < 0)
-				trusted = may_list_trusted(caller);
+				trusted = caller_lists_trusted(caller);
 			if (!trusted)
 				continue;
 		}

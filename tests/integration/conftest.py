@@ -267,10 +267,19 @@ def sanitizer_environment(reports):
 
 @pytest.fixture
 def new_union(request, scratch, watchdog):
-    """Makes Unions below the test's directory or elsewhere; all are checked and closed at the end."""
-    made = []
+    """Makes Unions, which are checked and closed at the end.
 
-    def make(name="u", base=None):
+    In the test's directory; in base, where the test cleans up; or with where="disk" or "tmpfs" in a
+    directory of their own there, which is removed at the end.
+    """
+    made, owned = [], []
+
+    def make(name="u", base=None, where=None):
+        if where:
+            parent = lib.settings.tmpfs if where == "tmpfs" else lib.settings.scratch
+            base = tempfile.mkdtemp(dir=parent, prefix="o.")
+            os.chmod(base, 0o755)
+            owned.append(base)
         union = lib.Union(Path(base or scratch) / name)
         made.append(union)
         watchdog.unions.append(union)
@@ -293,6 +302,8 @@ def new_union(request, scratch, watchdog):
             except AssertionError as e:
                 union.force_down()
                 problems.append(str(e))
+    for base in owned:
+        lib.remove_tree(base)
     assert not problems, "\n".join(problems)
 
 

@@ -192,7 +192,8 @@ def make_plan(model, seed, length):
         # names that were deleted are used again: over whiteouts
         if deleted and rng.random() < 0.5:
             name = rng.choice(deleted)
-            if name not in model.names and os.path.dirname(name) in model.names:
+            parent = model.names.get(os.path.dirname(name))
+            if name not in model.names and parent and parent["kind"] == "dir":
                 return name
         return place()
 

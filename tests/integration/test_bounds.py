@@ -2,7 +2,6 @@
 """What the daemon needs: memory for each inode that the kernel knows, and open files."""
 
 import os
-import tempfile
 
 import plyfs_testlib as lib
 import pytest
@@ -15,12 +14,9 @@ PER_INODE = 250  # bytes beside the name
 
 @pytest.fixture
 def in_memory(new_union):
-    base = tempfile.mkdtemp(dir=lib.settings.tmpfs)
-    union = new_union("u", base)
+    union = new_union("u", where="tmpfs")
     union.check_lowers = union.check_kernel = False
-    yield union
-    union.umount()
-    lib.remove_tree(base)
+    return union
 
 
 def look_at_all(root):

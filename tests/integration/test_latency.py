@@ -6,6 +6,7 @@ import signal
 import tempfile
 import threading
 import time
+from pathlib import Path
 
 import plyfs_testlib as lib
 import pytest
@@ -21,24 +22,31 @@ def available_memory():
     return 0
 
 
-@pytest.fixture
-def big(new_union, watchdog):
-    """A union on tmpfs whose lower holds a file of 2 GiB, or 1 GiB where memory is short."""
+@pytest.fixture(scope="module")
+def big_lower():
+    """A lower layer with a file of 2 GiB, or 1 GiB where memory is short."""
     size = 2 * GIB if available_memory() > 8 * GIB else GIB
     if available_memory() < 4 * GIB:
         pytest.skip("not enough memory for a file of 1 GiB twice")
-    base = tempfile.mkdtemp(dir=lib.settings.tmpfs)
-    union = new_union("u", base)
+    layer = Path(tempfile.mkdtemp(dir=lib.settings.tmpfs))
     block = bytes(4 * MIB)
-    with opened(union.lower() / "big", os.O_CREAT | os.O_WRONLY) as fd:
+    with opened(layer / "big", os.O_CREAT | os.O_WRONLY) as fd:
         for _ in range(size // len(block)):
             os.write(fd, block)
+    os.link(layer / "big", layer / "big2")
     for i in range(200):
-        write(union.lower() / f"d{i % 10}" / f"f{i}", str(i))
-    union.size = size
-    yield union
-    union.umount()
-    lib.remove_tree(base)
+        write(layer / f"d{i % 10}" / f"f{i}", str(i))
+    yield layer, size
+    lib.remove_tree(layer)
+
+
+@pytest.fixture
+def big(big_lower, new_union):
+    """A union on tmpfs over it."""
+    union = new_union("u", where="tmpfs")
+    layer, union.size = big_lower
+    union.use_lower(0, layer)
+    return union
 
 
 def start(function, *args):
@@ -143,15 +151,10 @@ def test_other_signals_do_not_disturb_a_copy_up(big):
         append(m / "big", b"x")
 
     pid = start(interrupted)
-    done = False
-    while not done:
-        time.sleep(0.01)
-        done, status = os.waitpid(pid, os.WNOHANG)
-        if not done:
-            try:
-                os.kill(pid, signal.SIGUSR1)
-            except ProcessLookupError:
-                pass
+    for _ in range(3):
+        time.sleep(0.05)
+        os.kill(pid, signal.SIGUSR1)
+    _, status = os.waitpid(pid, 0)
     if os.WIFSIGNALED(status):
         # the signal came before its handler was in place
         assert os.WTERMSIG(status) == signal.SIGUSR1
@@ -165,8 +168,6 @@ def test_other_signals_do_not_disturb_a_copy_up(big):
 @pytest.mark.limit(120)
 def test_two_large_copy_ups_at_once(big):
     union = big
-    os.link(union.lower() / "big", union.lower() / "big2")
-    union.snapshot_lowers()
     m = union.mount()
     begin = time.monotonic()
     threads = [threading.Thread(target=append, args=(m / n, b"x")) for n in ("big", "big2")]

@@ -12,10 +12,14 @@ and d_ino are checked), order and offsets of directory entries, atime except whe
 set it, ctime, st_size and st_blocks of directories, st_blocks on disk filesystems (delayed
 allocation), statfs beside name length and block size, the times of what was changed during the run
 ("now"), statx attribute bits (FUSE has no way to pass them on), trusted.overlay.uuid (random).
+
+Never generated, because FUSE has no way for it: fallocate with COLLAPSE_RANGE or INSERT_RANGE, lseek in
+directories with SEEK_END, SEEK_DATA or SEEK_HOLE (the VFS answers without asking).
 """
 
 import errno
 import os
+import stat
 
 import syscalls as sc
 
@@ -126,7 +130,49 @@ def exact_xattr_sizes(op, args, expected, got, kernel, plyfs):
             and got == {"names": sorted(names)})
 
 
-OPERATIONS = [stale_mapping, more_holes, names_that_are_not_there, exact_xattr_sizes]
+def changes_to_unlinked_lower_file(op, args, expected, got, kernel, plyfs):
+    """
+    A lower file that is open and has lost its name cannot be copied up by the kernel's overlayfs: the
+    change fails with EEXIST. On plyfs it succeeds, as on any other filesystem. The two files are
+    no longer the same: both sides let go of theirs.
+    """
+    slot = args.get("h")
+    if args.get("p", b"")[:1] == b"@" and b"/" not in args["p"]:
+        slot = int(args["p"][1:])
+    if slot is None or expected != {"error": "EEXIST"} or "error" in got or op == "link_empty":
+        return False
+    if not os.readlink("/proc/self/fd/%d" % kernel.fd(slot)).endswith(" (deleted)"):
+        return False
+    if op == "open":
+        plyfs.op_close(args["h"])
+    kernel.drop(slot)
+    plyfs.drop(slot)
+    return True
+
+
+def unwritten_mapping_mtime(op, args, expected, got, kernel, plyfs):
+    """
+    Writing through a shared mapping changes the mtime at once on the kernel's overlayfs; on FUSE when
+    the pages are written back, which POSIX allows (by the next msync). So fsync brings it about.
+    """
+    if not plyfs.mapped or expected.get("mtime") != "now" or "mtime" not in got:
+        return False
+    if any(expected.get(k) != got.get(k) for k in expected.keys() | got.keys() if k != "mtime"):
+        return False
+    path = plyfs.path(args["p"]) if "p" in args else b"/proc/self/fd/%d" % plyfs.fd(args["h"])
+    return plyfs.when(_mtime_after_fsync(path)) == "now"
+
+
+def _mtime_after_fsync(path):
+    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+        return os.fstat(fd).st_mtime_ns
+    finally:
+        os.close(fd)
+
+
+OPERATIONS = [unwritten_mapping_mtime, changes_to_unlinked_lower_file, stale_mapping, more_holes, names_that_are_not_there, exact_xattr_sizes]
 
 # ---- trees
 
@@ -153,7 +199,14 @@ def fewer_blocks(path, field, expected, got, kernel, plyfs):
     return field == "blocks" and got < expected
 
 
-TREES = [birth_of_the_lower, whiteouts_listed, fewer_blocks]
+def mtime_before_writeback(path, field, expected, got, kernel, plyfs):
+    """See unwritten_mapping_mtime: fsync makes it new."""
+    return (field == "mtime" and expected == "now" and plyfs is not None
+            and stat.S_ISREG(os.lstat(plyfs + b"/" + path).st_mode)
+            and _mtime_after_fsync(plyfs + b"/" + path) > got + 10**9)
+
+
+TREES = [mtime_before_writeback, birth_of_the_lower, whiteouts_listed, fewer_blocks]
 
 
 def operation_allowed(*difference):

@@ -353,7 +353,7 @@ class Generator:
 
     def make_fallocate(self):
         rng = self.rng
-        mode = rng.choice([0, 0, 0, 1, 1, 3, 3, 3, 3, 0x10, 0x11, 0x8, 0x20, 2])
+        mode = rng.choice([0, 0, 0, 1, 1, 3, 3, 3, 3, 0x10, 0x11, 2])
         return self.on("f", "w", mode=mode, off=rng.choice([self.size(), rng.randrange(20) * 4096]),
                        n=rng.choice([self.size(), 4096, 8192]))
 

@@ -374,8 +374,10 @@ class Run:
         if self.plan["upper"] is None:
             return
         self.workdir(other)
-        self.differ("the uppers on disk", tree.compare(tree.on_disk(bench.upper[ref]),
-                                                       tree.on_disk(bench.upper[other])))
+        upper = tree.on_disk(bench.upper[other])
+        self.differ("the uppers on disk", tree.compare(tree.on_disk(bench.upper[ref]), upper))
+        if plyfs.fuse:
+            self.differ("the upper on disk", tree.check_impure(upper))
         # each upper by the other implementation, then by its own again
         for where, kernel_over, plyfs_over in (("each upper by the other", other, ref),
                                                ("each upper by its own again", ref, other)):

@@ -68,6 +68,16 @@ class Side:
             return base + b"/" + rest if rest else base
         return self.root + b"/" + p
 
+    def drop(self, slot):
+        """Closes a slot and all others, and the mappings, of the same file."""
+        st = os.fstat(self.fd(slot))
+        for other in range(SLOTS):
+            if self.fds[other] is not None and os.path.samestat(st, os.fstat(self.fds[other])):
+                self.op_close(other)
+        for m in range(MAPS):
+            if self.maps[m] and os.path.samestat(st, os.fstat(self.maps[m][2])):
+                self.op_munmap(m)
+
     def close_all(self):
         for m in range(MAPS):
             if self.maps[m]:
@@ -197,6 +207,8 @@ class Side:
             sc.munmap(addr, n)
 
     def op_lseek(self, h, off, whence):
+        if whence > os.SEEK_CUR and stat.S_ISDIR(os.fstat(self.fd(h)).st_mode):
+            raise Skip  # FUSE answers that itself
         return {"off": os.lseek(self.fd(h), off, whence)}
 
     def op_ftruncate(self, h, size):
@@ -211,6 +223,8 @@ class Side:
         return {"n": os.copy_file_range(self.fd(h), self.fd(to), n, off, to_off)}
 
     def op_sendfile(self, h, to, n, off):
+        if os.path.sameopenfile(self.fd(h), self.fd(to)):
+            raise Skip  # reads what it has just written, or not
         return {"n": os.sendfile(self.fd(to), self.fd(h), off, n)}
 
     def op_fsync(self, h):

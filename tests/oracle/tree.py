@@ -133,7 +133,21 @@ def look(root, when, blocks=False, btimes=(), links=True):
                 stack.append(sub)
     if links:
         _group(tree, groups)
+    for rel, entry in tree.items():
+        # a hint that is only wrong when it lacks: see check_impure()
+        impure = entry.get("xattrs", {}).pop(b"trusted.overlay.impure", None)
+        if "xattrs" in entry and not entry["xattrs"]:
+            del entry["xattrs"]
+        entry["_impure"] = impure
     return tree
+
+
+def check_impure(upper):
+    """Above everything that has an origin there is a directory marked impure."""
+    return [(path, "impure", "marked", "not")
+            for path, e in upper.items()
+            if b"trusted.overlay.origin" in e.get("xattrs", {}) and path
+            and upper[path.rpartition(b"/")[0]]["_impure"] is None]
 
 
 def _group(tree, groups):
@@ -239,4 +253,18 @@ def on_disk(root):
             if add(sub, root + b"/" + sub):
                 stack.append(sub)
     _group(tree, groups)
+    for rel, entry in tree.items():
+        # a hint that is only wrong when it lacks: see check_impure()
+        impure = entry.get("xattrs", {}).pop(b"trusted.overlay.impure", None)
+        if "xattrs" in entry and not entry["xattrs"]:
+            del entry["xattrs"]
+        entry["_impure"] = impure
     return tree
+
+
+def check_impure(upper):
+    """Above everything that has an origin there is a directory marked impure."""
+    return [(path, "impure", "marked", "not")
+            for path, e in upper.items()
+            if b"trusted.overlay.origin" in e.get("xattrs", {}) and path
+            and upper[path.rpartition(b"/")[0]]["_impure"] is None]
