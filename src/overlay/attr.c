@@ -81,7 +81,7 @@ int drop_suidgid(const struct ovl_caller *caller, int fd)
 }
 
 static int set_size(struct ovl *o, const struct ovl_caller *caller, struct ovl_inode *i,
-		    const struct ovl_setattr *set, bool changes)
+		    const struct ovl_setattr *set)
 {
 	autoref struct layer_ref *file = NULL;
 	int err = file_ref(o, i, true, &file);
@@ -93,9 +93,6 @@ static int set_size(struct ovl *o, const struct ovl_caller *caller, struct ovl_i
 		if (err < 0)
 			return err;
 	}
-	/* truncate(2) to the same size changes nothing, ftruncate(2) the times */
-	if (!changes && !(set->valid & OVL_SET_BY_FD))
-		return 0;
 	return ftruncate(layer_fd(file), set->size) < 0 ? -errno : 0;
 }
 
@@ -145,12 +142,10 @@ int ovl_setattr(struct ovl *o, const struct ovl_caller *caller, ovl_node node,
 	err = setattr_allowed(i, set);
 	if (err == 0 && resize && i->type != DT_REG)
 		err = i->dir ? -EISDIR : -EINVAL;
-	if (err == 0 && resize) /* before copy-up, which copies no more than is wanted */
-		err = attr_get(o, i, out);
 	if (err == 0)
 		err = copy_up(o, caller, i, resize ? set->size : COPY_ALL);
 	if (err == 0 && resize)
-		err = set_size(o, caller, i, set, out->stx_size != (uint64_t)set->size);
+		err = set_size(o, caller, i, set);
 	if (err == 0)
 		err = reach(o, i, &r);
 	if (err == 0) {

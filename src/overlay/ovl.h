@@ -117,7 +117,6 @@ enum ovl_setattr_valid {
 	OVL_SET_ATIME = 1 << 4, /* tv_nsec may be UTIME_NOW */
 	OVL_SET_MTIME = 1 << 5,
 	OVL_KILL_SUIDGID = 1 << 6, /* with SIZE: drop suid, and sgid if group-executable */
-	OVL_SET_BY_FD = 1 << 7,    /* ftruncate(2), which sets mtime even when the size stays */
 };
 
 struct ovl_setattr {

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Any bytes as messages of the kernel: whole ones go through the parser and the handlers of the server to
- * an engine that checks its arguments. Each must be answered at most once, and exactly once if it
- * is one that has an answer; references that a refused reply would have handed over come back.
+ * Any bytes as messages of the kernel: whole ones go through the parser and the handlers of the
+ * server to an engine that checks its arguments. Each must be answered at most once, and exactly
+ * once if it is one that has an answer; references that a refused reply would have handed over come
+ * back.
  *
  * Input: a byte of choices, then messages, each after two bytes of length.
  */

@@ -5,7 +5,7 @@ The one place that lists where plyfs may differ from the kernel's overlayfs, eac
 A rule sees one difference and says whether it is the one it describes; it must describe it so
 narrowly that no bug can hide in it, and where it can it looks at the mounts to make sure. Rules on
 operations get (op, args, expected, got, kernel side, plyfs side); rules on trees (path, field,
-expected, got, root of the kernel's mount, root of plyfs's).
+expected, got, kernel side, plyfs side), the sides None once they are unmounted.
 
 Never compared, because it has no meaning over both: numbers of inodes (only uniqueness, constancy
 and d_ino are checked), order and offsets of directory entries, atime except where utimensat just
@@ -13,8 +13,8 @@ set it, ctime, st_size and st_blocks of directories, st_blocks on disk filesyste
 allocation), statfs beside name length and block size, the times of what was changed during the run
 ("now"), statx attribute bits (FUSE has no way to pass them on), trusted.overlay.uuid (random).
 
-Never generated, because FUSE has no way for it: fallocate with COLLAPSE_RANGE or INSERT_RANGE, lseek in
-directories with SEEK_END, SEEK_DATA or SEEK_HOLE (the VFS answers without asking).
+Never generated, because FUSE has no way for it: fallocate with COLLAPSE_RANGE or INSERT_RANGE,
+lseek in directories with SEEK_END, SEEK_DATA or SEEK_HOLE (the VFS answers without asking).
 """
 
 import errno
@@ -54,8 +54,8 @@ def stale_mapping(op, args, expected, got, kernel, plyfs):
 
 def more_holes(op, args, expected, got, kernel, plyfs):
     """
-    The kernel's copy-up fills holes shorter than its chunks, and on tmpfs looking at a hole through a
-    mapping fills it in the layer. plyfs keeps the hole. So a search for data may go farther there
+    The kernel's copy-up fills holes shorter than its chunks, and on tmpfs looking at a hole through
+    a mapping fills it in the layer. plyfs keeps the hole. So a search for data may go farther there
     and one for a hole less far, over nothing but zeros.
     """
     if op != "lseek" or args["whence"] not in (os.SEEK_DATA, os.SEEK_HOLE) or "off" not in expected:
@@ -109,9 +109,9 @@ def exists(path):
 
 def exact_xattr_sizes(op, args, expected, got, kernel, plyfs):
     """
-    listxattr(2) with a small buffer counts the overlay's own names on the kernel's overlayfs before it
-    hides them: a size larger than the list, or ERANGE where the list would fit. plyfs counts what
-    it shows.
+    listxattr(2) with a small buffer counts the overlay's own names on the kernel's overlayfs before
+    it hides them: a size larger than the list, or ERANGE where the list would fit. plyfs counts
+    what it shows.
     """
     if op not in ("listxattr", "flistxattr") or not {"size"} <= set(args):
         return False
@@ -132,9 +132,9 @@ def exact_xattr_sizes(op, args, expected, got, kernel, plyfs):
 
 def changes_to_unlinked_lower_file(op, args, expected, got, kernel, plyfs):
     """
-    A lower file that is open and has lost its name cannot be copied up by the kernel's overlayfs: the
-    change fails with EEXIST. On plyfs it succeeds, as on any other filesystem. The two files are
-    no longer the same: both sides let go of theirs.
+    A lower file that is open and has lost its name cannot be copied up by the kernel's overlayfs:
+    the change fails with EEXIST. On plyfs it succeeds, as on any other filesystem. The two files
+    are no longer the same: both sides let go of theirs.
     """
     slot = args.get("h")
     if args.get("p", b"")[:1] == b"@" and b"/" not in args["p"]:
@@ -152,39 +152,46 @@ def changes_to_unlinked_lower_file(op, args, expected, got, kernel, plyfs):
 
 def unwritten_mapping_mtime(op, args, expected, got, kernel, plyfs):
     """
-    Writing through a shared mapping changes the mtime at once on the kernel's overlayfs; on FUSE when
-    the pages are written back, which POSIX allows (by the next msync). So fsync brings it about.
+    Writing through a shared mapping changes the mtime at once on the kernel's overlayfs; on FUSE
+    when the pages are written back, which POSIX allows (by the next msync). So fsync brings it
+    about.
     """
-    if not plyfs.mapped or expected.get("mtime") != "now" or "mtime" not in got:
+    if expected.get("mtime") != "now" or "mtime" not in got:
         return False
     if any(expected.get(k) != got.get(k) for k in expected.keys() | got.keys() if k != "mtime"):
         return False
     path = plyfs.path(args["p"]) if "p" in args else b"/proc/self/fd/%d" % plyfs.fd(args["h"])
-    return plyfs.when(_mtime_after_fsync(path)) == "now"
+    return _new_after_fsync(path, plyfs)
 
 
-def _mtime_after_fsync(path):
-    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+def _new_after_fsync(path, plyfs):
+    st = os.stat(path)
+    if not stat.S_ISREG(st.st_mode) or st.st_ino not in plyfs.written_by_mapping:
+        return False
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(fd)
-        return os.fstat(fd).st_mtime_ns
+        return plyfs.when(os.fstat(fd).st_mtime_ns) == "now"
     finally:
         os.close(fd)
 
 
-OPERATIONS = [unwritten_mapping_mtime, changes_to_unlinked_lower_file, stale_mapping, more_holes, names_that_are_not_there, exact_xattr_sizes]
+OPERATIONS = [
+    unwritten_mapping_mtime, changes_to_unlinked_lower_file, stale_mapping, more_holes,
+    names_that_are_not_there, exact_xattr_sizes,
+]
 
 # ---- trees
 
 
 def birth_of_the_lower(path, field, expected, got, kernel, plyfs):
     """
-    FUSE remembers a birth time and never asks for it again, so that after copy-up the lower object's is
-    shown. The answer that plyfs gives when it is asked is the same as the kernel's.
+    FUSE remembers a birth time and never asks for it again, so that after copy-up the lower
+    object's is shown. The answer that plyfs gives when it is asked is the same as the kernel's.
     """
     if field != "btime" or expected != "new" or plyfs is None:
         return False
-    asked = sc.statx(sc.AT_FDCWD, plyfs + b"/" + path,
+    asked = sc.statx(sc.AT_FDCWD, plyfs.root + b"/" + path,
                      sc.AT_SYMLINK_NOFOLLOW | sc.AT_STATX_FORCE_SYNC)
     return asked.btime != got
 
@@ -202,8 +209,7 @@ def fewer_blocks(path, field, expected, got, kernel, plyfs):
 def mtime_before_writeback(path, field, expected, got, kernel, plyfs):
     """See unwritten_mapping_mtime: fsync makes it new."""
     return (field == "mtime" and expected == "now" and plyfs is not None
-            and stat.S_ISREG(os.lstat(plyfs + b"/" + path).st_mode)
-            and _mtime_after_fsync(plyfs + b"/" + path) > got + 10**9)
+            and _new_after_fsync(plyfs.root + b"/" + path, plyfs))
 
 
 TREES = [mtime_before_writeback, birth_of_the_lower, whiteouts_listed, fewer_blocks]

@@ -335,7 +335,7 @@ class Run:
     # ---- checks
 
     def differ(self, where, found, kernel=None, plyfs=None):
-        """@kernel and @plyfs are the roots of the two mounts, where the trees are still mounted."""
+        """@kernel and @plyfs are the sides, where the trees are still mounted."""
         found = [d for d in found if not differences.tree_allowed(*d, kernel, plyfs)]
         if found:
             signature = ("tree", where, tuple(sorted({d[1] for d in found})))
@@ -348,7 +348,8 @@ class Run:
         other = "B" if ref == "A" else "A"
         expected = bench.look(bench.root[ref], self.blocks())
         got = bench.look(bench.root[other], self.blocks())
-        self.differ(where, tree.compare(expected, got), bench.root[ref], bench.root[other])
+        self.differ(where, tree.compare(expected, got), self.sides[ref],
+                    self.sides[other])
         if bench.impl[other].fuse:
             self.differ(where, tree.check_inos(got))
             if self.trees:
@@ -385,8 +386,7 @@ class Run:
                 bench.mount(bench.root[side], impl, side)
             by_kernel = bench.look(bench.root[kernel_over], self.blocks())
             by_plyfs = bench.look(bench.root[plyfs_over], self.blocks())
-            self.differ(where + ", plyfs", tree.compare(last, by_plyfs), None,
-                        bench.root[plyfs_over])
+            self.differ(where + ", plyfs", tree.compare(last, by_plyfs))
             self.differ(where + ", kernel", tree.compare(last, by_kernel))
             for side in "AB":
                 bench.umount(bench.root[side])

@@ -42,6 +42,7 @@ class Side:
         self.maps = [None] * MAPS
         self.scratch = os.memfd_create("oracle")
         self.mapped = False  # whether any file was ever mapped
+        self.written_by_mapping = set()  # inode numbers
         self.dirs = {}  # slot -> names seen and names there at opendir
 
     # ---- helpers
@@ -339,6 +340,7 @@ class Side:
         if not self.maps[m] or off >= self.maps[m][1]:
             raise Skip
         n = min(n, self.maps[m][1] - off)
+        self.written_by_mapping.add(os.fstat(self.maps[m][2]).st_ino)
         os.pwrite(self.scratch, v.data(tag, n), 0)
         return {"n": os.preadv(self.scratch, [sc.memory(self.maps[m][0] + off, n)], 0)}
 

@@ -2,6 +2,7 @@
 #include "null_engine.h"
 
 #include <errno.h>
+#include <limits.h>
 #include <linux/fs.h>
 #include <stdlib.h>
 #include <string.h>
@@ -107,13 +108,12 @@ int ovl_setattr(struct ovl *o, const struct ovl_caller *caller, ovl_node node,
 
 static ssize_t produced(int err, void *buf, size_t size)
 {
-	ssize_t count = min((ssize_t)min(size, (size_t)SSIZE_MAX), null_engine.count);
+	size_t count = min(size, (size_t)null_engine.count);
 
 	if (err)
 		return err;
-	if (count > 0)
-		memset(buf, 'x', (size_t)count);
-	return count;
+	memset(buf, 'x', count);
+	return (ssize_t)count;
 }
 
 ssize_t ovl_readlink(struct ovl *o, ovl_node node, char *buf, size_t size)
@@ -323,8 +323,7 @@ int ovl_setxattr(struct ovl *o, const struct ovl_caller *caller, ovl_node node, 
 	return called(caller, node);
 }
 
-int ovl_removexattr(struct ovl *o, const struct ovl_caller *caller, ovl_node node,
-		    const char *name)
+int ovl_removexattr(struct ovl *o, const struct ovl_caller *caller, ovl_node node, const char *name)
 {
 	check(name[0] != '\0');
 	return called(caller, node);
@@ -336,8 +335,7 @@ int ovl_get_flags(struct ovl *o, ovl_node node, unsigned int *flags)
 	return called(NULL, node);
 }
 
-int ovl_set_flags(struct ovl *o, const struct ovl_caller *caller, ovl_node node,
-		  unsigned int flags)
+int ovl_set_flags(struct ovl *o, const struct ovl_caller *caller, ovl_node node, unsigned int flags)
 {
 	null_engine.flags = (int)flags;
 	return called(caller, node);

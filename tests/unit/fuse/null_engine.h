@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * An engine without layers, to run the server against: every call checks that its arguments are sound,
- * is counted, and returns what the test has set. Shared by the unit tests and the fuzzer. Not for several
- * threads.
+ * An engine without layers, to run the server against: every call checks that its arguments are
+ * sound, is counted, and returns what the test has set. Shared by the unit tests and the fuzzer.
+ * Not for several threads.
  */
 #pragma once
 
@@ -13,8 +13,8 @@
 #include "overlay/ovl.h"
 
 struct null_engine {
-	int result;	      /* what calls return that have no other way to succeed */
-	ssize_t count;	      /* what reads, writes and xattr reads return at most */
+	int result;           /* what calls return that have no other way to succeed */
+	ssize_t count;        /* what reads, writes and xattr reads return at most */
 	unsigned int entries; /* in every directory */
 	/* References that are out: each must come back when a reply was not taken. */
 	int64_t lookups;
