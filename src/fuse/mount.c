@@ -214,9 +214,10 @@ static int helper_failed(const struct fuse_mount_config *config, const char *wor
 			    "allow_other is not permitted to ordinary users here: add the line "
 			    "user_allow_other to /etc/fuse.conf, or leave allow_other out");
 	if (strstr(words, "username"))
-		return fail(-EPERM, message, size,
-			    "fusermount3 does not mount for user %u, who has no entry in /etc/passwd",
-			    getuid());
+		return fail(
+			-EPERM, message, size,
+			"fusermount3 does not mount for user %u, who has no entry in /etc/passwd",
+			getuid());
 	if (!*words)
 		words = "fusermount3 failed without a message";
 	return fail(-EPERM, message, size, "cannot mount on %s: %s", config->mountpoint, words);

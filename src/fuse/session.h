@@ -60,8 +60,9 @@ void fuse_session_free(struct fuse_session *s);
 const struct fuse_conn *fuse_session_conn(const struct fuse_session *s);
 
 /*
- * Has the kernel forget the attributes of @nodeid, and with @contents what is cached of its
- * contents, which must not be asked for a file by a handler that the cache waits for. From any thread, a handler's too.
- * Not knowing the inode is no error. Nothing happens when the connection is gone.
+ * Has the kernel forget the attributes of @nodeid, and with @contents the cached listing of the
+ * directory that it is. Not for the contents of a file: the cache may wait for the very request
+ * whose handler calls this. From any thread, a handler's too. Not knowing the inode is no error.
+ * Nothing happens when the connection is gone.
  */
 void fuse_notify_inval_attr(struct fuse_session *s, uint64_t nodeid, bool contents);

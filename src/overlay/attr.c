@@ -120,7 +120,15 @@ static int set_others(const struct ovl_setattr *set, int fd, const char *name, b
 
 static int setattr_allowed(struct ovl_inode *i, const struct ovl_setattr *set)
 {
-	bool sets = set->valid & (OVL_SET_MODE | OVL_SET_UID | OVL_SET_GID | OVL_SET_SIZE);
+	bool sets = set->valid & (OVL_SET_MODE | OVL_SET_UID | OVL_SET_GID);
+
+	/* An fd opened for writing before keeps that right, except to cut off what may only grow.
+	 */
+	if ((set->valid & OVL_SET_SIZE) &&
+	    (!(set->valid & OVL_SET_BY_FD) || (i->protattr & FS_APPEND_FL)))
+		sets = true;
+	if (!sets && (set->valid & OVL_SET_SIZE))
+		return 0;
 
 	if ((set->valid & OVL_SET_ATIME) && set->atime.tv_nsec != UTIME_NOW)
 		sets = true;

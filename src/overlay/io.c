@@ -149,7 +149,9 @@ int ovl_fallocate(struct ovl *o, const struct ovl_caller *caller, ovl_node node,
 
 	if (!i)
 		return -ESTALE;
-	err = writable_file(o, caller, i, &file);
+	err = protattr_check(i, !(mode & ~FALLOC_FL_KEEP_SIZE));
+	if (err == 0)
+		err = writable_file(o, caller, i, &file);
 	if (err == 0)
 		err = drop_suidgid_for(caller, file);
 	if (err == 0 && fallocate(layer_fd(file), mode, off, len) < 0)

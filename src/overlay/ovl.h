@@ -116,6 +116,7 @@ enum ovl_setattr_valid {
 	OVL_SET_SIZE = 1 << 3,
 	OVL_SET_ATIME = 1 << 4, /* tv_nsec may be UTIME_NOW */
 	OVL_SET_MTIME = 1 << 5,
+	OVL_SET_BY_FD = 1 << 7,    /* through an open file: its rights were checked at open */
 	OVL_KILL_SUIDGID = 1 << 6, /* with SIZE: drop suid, and sgid if group-executable */
 };
 
@@ -183,8 +184,9 @@ int ovl_fsync(struct ovl *o, ovl_node node, bool datasync);
 int ovl_syncfs(struct ovl *o);
 
 /*
- * Directories. An offset is valid as long as the ovl_dir is open; 0 is the beginning and sees the
- * directory anew. "." and ".." come first.
+ * Directories. 0 is the beginning and sees the directory anew; any other offset depends on nothing
+ * but the name of the entry before it, so it means the same on every ovl_dir of the directory, and
+ * after a remount. "." and ".." come first.
  */
 int ovl_opendir(struct ovl *o, ovl_node node, struct ovl_dir **out);
 void ovl_closedir(struct ovl *o, struct ovl_dir *dir);

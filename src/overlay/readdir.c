@@ -16,9 +16,13 @@ struct entry {
 	uint8_t type;
 	bool whiteout;
 	bool lower_too; /* a lower layer has the name as well */
-	bool placed;
-	uint64_t ino; /* d_ino in that layer */
+	uint64_t ino;   /* d_ino in that layer */
+	off_t cookie;   /* offset of the entry after it */
 };
+
+/* Offsets after "." and ".."; all others are greater. */
+#define COOKIE_DOT     1
+#define COOKIE_DOT_DOT 2
 
 struct dirlist {
 	_Atomic uint32_t refs;
@@ -28,7 +32,7 @@ struct dirlist {
 	struct entry *entries;
 	uint32_t count;
 	uint32_t room;
-	uint32_t *order; /* indices of what is shown */
+	uint32_t *order; /* indices of what is shown, by cookie */
 	uint32_t shown;
 	bool upper_whiteouts;
 };
@@ -43,9 +47,6 @@ struct build {
 	bool merges;     /* more than one layer: names have to be compared */
 	uint32_t *table; /* open addressing: index + 1 of an entry */
 	uint32_t mask;
-	uint32_t *lowest_order;
-	uint32_t lowest_count;
-	uint32_t lowest_room;
 	int err;
 };
 
@@ -204,17 +205,11 @@ static bool collect(void *ctx, const char *name, size_t len, uint64_t ino, unsig
 		if (whiteout && e->layer == 0)
 			list->upper_whiteouts = true;
 	}
-	if (b->lowest) {
-		if (!reserve((void **)&b->lowest_order, &b->lowest_room, b->lowest_count,
-			     sizeof(*b->lowest_order)))
-			return false;
-		b->lowest_order[b->lowest_count++] = index;
-	}
 	b->err = 0;
 	return true;
 }
 
-static int read_layer(struct build *b, unsigned int layer, bool lowest)
+static int read_layer(struct build *b, unsigned int layer)
 {
 	autoref struct layer_ref *at = NULL;
 	int err = dir_ref(b->o, b->dir, layer, false, &at);
@@ -222,32 +217,77 @@ static int read_layer(struct build *b, unsigned int layer, bool lowest)
 	if (err < 0)
 		return err;
 	b->at = at;
-	b->lowest = lowest;
 	err = at->layer->ops->readdir(at, collect, b);
 	return err < 0 ? err : b->err;
+}
+
+/* Well mixed, and the same everywhere and for ever: offsets may outlive us. */
+static off_t name_cookie(const char *name, size_t len)
+{
+	uint64_t h = 0xcbf29ce484222325ULL ^ len;
+
+	while (len--)
+		h = (h ^ (unsigned char)*name++) * 0x100000001b3ULL;
+	h ^= h >> 32;
+	h *= 0xd6e8feb86659fd93ULL;
+	h ^= h >> 32;
+	h >>= 1;
+	return h > COOKIE_DOT_DOT ? (off_t)h : COOKIE_DOT_DOT + 1;
+}
+
+static int compare_cookies(const void *a, const void *b, void *ctx)
+{
+	const struct dirlist *list = ctx;
+	const struct entry *x = &list->entries[*(const uint32_t *)a];
+	const struct entry *y = &list->entries[*(const uint32_t *)b];
+
+	if (x->cookie != y->cookie)
+		return x->cookie < y->cookie ? -1 : 1;
+	return strcmp(entry_name(list, x), entry_name(list, y));
 }
 
 static int put_in_order(struct build *b)
 {
 	struct dirlist *list = b->list;
+	off_t last = COOKIE_DOT_DOT;
 
 	list->order = malloc((size_t)(list->count + 1) * sizeof(*list->order));
 	if (!list->order)
 		return -ENOMEM;
-	for (uint32_t n = 0; n < b->lowest_count; n++) {
-		struct entry *e = &list->entries[b->lowest_order[n]];
-
-		e->placed = true;
-		if (!e->whiteout)
-			list->order[list->shown++] = b->lowest_order[n];
-	}
 	for (uint32_t n = 0; n < list->count; n++) {
 		struct entry *e = &list->entries[n];
 
-		if (!e->placed && !e->whiteout)
-			list->order[list->shown++] = n;
+		if (e->whiteout)
+			continue;
+		e->cookie = name_cookie(entry_name(list, e), e->len);
+		list->order[list->shown++] = n;
+	}
+	qsort_r(list->order, list->shown, sizeof(*list->order), compare_cookies, list);
+	for (uint32_t n = 0; n < list->shown; n++) { /* two names of one hash, once in a lifetime */
+		struct entry *e = &list->entries[list->order[n]];
+
+		if (e->cookie <= last)
+			e->cookie = last + 1;
+		last = e->cookie;
 	}
 	return 0;
+}
+
+/* Index of the first entry after an offset. */
+static uint32_t find_offset(const struct dirlist *list, off_t off)
+{
+	uint32_t low = 0;
+	uint32_t high = list->shown;
+
+	while (low < high) {
+		uint32_t mid = low + (high - low) / 2;
+
+		if (list->entries[list->order[mid]].cookie <= off)
+			low = mid + 1;
+		else
+			high = mid;
+	}
+	return low;
 }
 
 int dirlist_read(struct ovl *o, struct ovl_inode *dir, struct dirlist **out)
@@ -269,13 +309,12 @@ int dirlist_read(struct ovl *o, struct ovl_inode *dir, struct dirlist **out)
 		return -ENOMEM;
 	b.list->refs = 1;
 	if (upper)
-		err = read_layer(&b, 0, lowers == 0);
+		err = read_layer(&b, 0);
 	for (unsigned int n = 0; n < lowers && err == 0; n++)
-		err = read_layer(&b, stack->lower[n].layer, n + 1 == lowers);
+		err = read_layer(&b, stack->lower[n].layer);
 	if (err == 0)
 		err = put_in_order(&b);
 	free(b.table);
-	free(b.lowest_order);
 	if (err < 0)
 		dirlist_put(b.list);
 	else
@@ -390,13 +429,13 @@ static bool fill_dots(struct ovl *o, struct ovl_dir *d, off_t *off, ovl_filldir 
 {
 	static const char *const names[] = { ".", ".." };
 
-	for (; *off < 2; ++*off) {
+	for (; *off < COOKIE_DOT_DOT; ++*off) {
 		struct ovl_dirent e = {
 			.name = names[*off],
 			.name_len = (size_t)*off + 1,
 			.ino = *off ? parent_ino(o, d->inode) : d->inode->ino,
 			.type = DT_DIR,
-			.next = *off + 1,
+			.next = *off ? COOKIE_DOT_DOT : COOKIE_DOT,
 		};
 
 		if (!fill(ctx, &e))
@@ -427,7 +466,7 @@ static bool fill_entry(struct ovl *o, struct ovl_inode *dir, const struct dirlis
 		.name = name,
 		.name_len = e->len,
 		.type = e->type,
-		.next = (off_t)index + 3,
+		.next = e->cookie,
 	};
 
 	if (plus) {
@@ -462,8 +501,8 @@ int ovl_readdir(struct ovl *o, struct ovl_dir *dir, off_t off, bool plus, ovl_fi
 	if (err < 0)
 		return err;
 	if (fill_dots(o, dir, &off, fill, ctx))
-		for (uint64_t n = (uint64_t)off - 2; n < list->shown; n++)
-			if (!fill_entry(o, dir->inode, list, (uint32_t)n, plus, fill, ctx))
+		for (uint32_t n = find_offset(list, off); n < list->shown; n++)
+			if (!fill_entry(o, dir->inode, list, n, plus, fill, ctx))
 				break;
 	dirlist_put(list);
 	return 0;

@@ -145,10 +145,9 @@ static int rmdir_locked(struct ovl *o, struct ovl_inode *dir, struct layer_ref *
 }
 
 static int rmdir_inode(struct ovl *o, struct ovl_inode *dir, struct layer_ref *upper,
-		       const char *name, struct ovl_inode *i)
+		       const char *name, struct ovl_inode *i, bool whiteouts)
 {
 	char left[FMT_TEMP_NAME_MAX] = "";
-	bool whiteouts;
 	bool hide;
 	int err;
 
@@ -157,9 +156,6 @@ static int rmdir_inode(struct ovl *o, struct ovl_inode *dir, struct layer_ref *u
 		copyup_wait(o, i);
 		lock_drop(&i->lock);
 		hide = !inode_has(i, INODE_UPPER) || lower_has(o, dir, name, false);
-		err = dir_check_empty(o, i, &whiteouts);
-		if (err < 0)
-			return err;
 		pthread_rwlock_wrlock(&o->topology);
 		err = rmdir_locked(o, dir, upper, name, i, hide, whiteouts, left);
 		pthread_rwlock_unlock(&o->topology);
@@ -173,6 +169,7 @@ int ovl_rmdir(struct ovl *o, const struct ovl_caller *caller, ovl_node parent, c
 {
 	autoref struct layer_ref *upper = NULL;
 	struct ovl_inode *i = NULL;
+	bool whiteouts;
 	int err;
 	struct ovl_inode *dir = inode_get_dir(o, parent, &err);
 
@@ -183,10 +180,12 @@ int ovl_rmdir(struct ovl *o, const struct ovl_caller *caller, ovl_node parent, c
 		err = -ENOTDIR;
 	if (err == 0)
 		err = may_remove(dir, i);
+	if (err == 0) /* before anything is copied up for nothing */
+		err = dir_check_empty(o, i, &whiteouts);
 	if (err == 0)
 		err = upper_parent(o, caller, dir, &upper);
 	if (err == 0)
-		err = rmdir_inode(o, dir, upper, name, i);
+		err = rmdir_inode(o, dir, upper, name, i, whiteouts);
 	inode_put(o, i);
 	inode_put(o, dir);
 	return err;

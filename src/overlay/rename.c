@@ -69,12 +69,8 @@ static int clear_target(struct renaming *r)
 	autoref struct layer_ref *at = NULL;
 	struct timespec times[2];
 	struct statx st;
-	bool whiteouts;
-	int err = dir_check_empty(o, r->target, &whiteouts);
+	int err = dir_ref(o, r->target, 0, false, &at);
 
-	if (err < 0 || !whiteouts)
-		return err;
-	err = dir_ref(o, r->target, 0, false, &at);
 	if (err == 0)
 		err = layer_stat(at, "", &st);
 	if (err < 0)
@@ -105,23 +101,22 @@ static int clear_target(struct renaming *r)
 static int prepare(struct renaming *r)
 {
 	struct ovl *o = r->o;
-	int err = upper_parent(o, r->caller, r->old_dir, &r->old_upper);
+	bool replaces_dir = r->target && r->target->dir && !r->exchange;
+	bool whiteouts = false;
+	int err = 0;
 
+	if (replaces_dir) /* before anything is copied up for nothing */
+		err = dir_check_empty(o, r->target, &whiteouts);
+	if (err == 0)
+		err = upper_parent(o, r->caller, r->old_dir, &r->old_upper);
 	if (err == 0)
 		err = upper_parent(o, r->caller, r->new_dir, &r->new_upper);
 	if (err == 0)
 		err = copy_up(o, r->caller, r->source, COPY_ALL);
 	if (err == 0 && r->exchange)
 		err = copy_up(o, r->caller, r->target, COPY_ALL);
-	if (err == 0 && r->target && r->target->dir && !r->exchange) {
-		if (inode_has(r->target, INODE_UPPER)) {
-			err = clear_target(r);
-		} else {
-			bool whiteouts;
-
-			err = dir_check_empty(o, r->target, &whiteouts);
-		}
-	}
+	if (err == 0 && whiteouts)
+		err = clear_target(r);
 	if (err < 0)
 		return err;
 	r->old_in_lower = !r->exchange && lower_has(o, r->old_dir, r->old_name, false);

@@ -89,14 +89,19 @@ ssize_t ovl_listxattr(struct ovl *o, const struct ovl_caller *caller, ovl_node n
 	return n;
 }
 
-/* Clears S_ISGID, as setting an ACL by who is not in the group does. */
-static int drop_sgid(int fd, const char *name)
+/*
+ * Clears S_ISGID, as changing an ACL by who is not in the group does. FUSE says who that is only
+ * when an ACL is set, not when it is removed.
+ */
+static int drop_sgid(const struct ovl_caller *caller, bool for_sure, int fd, const char *name)
 {
 	struct statx st;
 	int err = at_statx(fd, name, &st);
 
 	if (err < 0 || !(st.stx_mode & S_ISGID))
 		return err;
+	if (!for_sure && (caller->uid == 0 || caller_in_group(caller, st.stx_gid)))
+		return 0;
 	return at_chmod(fd, name, st.stx_mode & 07777 & ~(mode_t)S_ISGID);
 }
 
@@ -135,8 +140,8 @@ static int change_xattr(struct ovl *o, const struct ovl_caller *caller, struct o
 		err = at_setxattr(layer_fd(r.at), r.name, stored, value, size, flags);
 	else
 		err = at_removexattr(layer_fd(r.at), r.name, stored);
-	if (err == 0 && kill_sgid && !strcmp(name, ACL_ACCESS))
-		err = drop_sgid(layer_fd(r.at), r.name);
+	if (err == 0 && !strcmp(name, ACL_ACCESS) && (kill_sgid || !value))
+		err = drop_sgid(caller, kill_sgid, layer_fd(r.at), r.name);
 	reach_done(i, &r);
 	return err;
 }

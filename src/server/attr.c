@@ -67,6 +67,7 @@ static unsigned int set_valid(uint32_t valid)
 		{ FATTR_MTIME, OVL_SET_MTIME },
 		{ FATTR_MTIME_NOW, OVL_SET_MTIME },
 		{ FATTR_KILL_SUIDGID, OVL_KILL_SUIDGID },
+		{ FATTR_FH, OVL_SET_BY_FD },
 	};
 	unsigned int set = 0;
 
@@ -95,7 +96,7 @@ void server_setattr(void *ctx, struct fuse_request *req)
 
 	if ((arg->valid & FATTR_SIZE) && set.size < 0)
 		server_reply_status(req, -EINVAL);
-	else if (!(set.valid & ~(unsigned int)OVL_KILL_SUIDGID))
+	else if (!(set.valid & ~(unsigned int)(OVL_KILL_SUIDGID | OVL_SET_BY_FD)))
 		reply_attr(s, req, ovl_getattr(s->o, req->in->nodeid, &attr), &attr);
 	else
 		reply_attr(s, req, ovl_setattr(s->o, &caller, req->in->nodeid, &set, &attr), &attr);

@@ -142,6 +142,7 @@ def pytest_cmdline_main(config):
     disk = os.path.join(scratch, "disk")
     os.mkdir(disk)
     os.chmod(disk, 0o1777)
+    program = copy_program(config.option.plyfs, scratch, config.option.impl == "plyfs")
     lib.check(lib.libc.prctl(lib.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0))
     sys.stdout.flush()
     pid = os.fork()
@@ -153,11 +154,8 @@ def pytest_cmdline_main(config):
             os._exit(3)
         s = lib.settings
         s.impl, s.level, s.backing = config.option.impl, level, config.option.backing
-        s.plyfs = os.path.abspath(config.option.plyfs)
         s.scratch, s.tmpfs = disk, os.path.join(scratch, "tmpfs")
-        if s.impl == "plyfs" and not os.access(s.plyfs, os.X_OK):
-            print(f"no program to test at {s.plyfs}: build it or give --plyfs", file=sys.stderr)
-            os._exit(4)
+        s.plyfs = program
         return None
     try:
         status = wait_child(pid)
@@ -165,6 +163,20 @@ def pytest_cmdline_main(config):
         end_orphans()
         lib.remove_tree(scratch)
     return status
+
+
+def copy_program(path, scratch, needed):
+    """A copy of its own for the run, which a build that goes on meanwhile does not replace."""
+    copy = os.path.join(scratch, "bin", "plyfs")
+    os.mkdir(os.path.dirname(copy))
+    try:
+        shutil.copy(path, copy)
+        os.chmod(copy, 0o755)
+    except OSError as e:
+        if needed:
+            lib.remove_tree(scratch)
+            raise pytest.UsageError(f"no program to test at {path}: {e}: build it or give --plyfs")
+    return copy
 
 
 def wait_child(pid):
@@ -192,7 +204,7 @@ def end_orphans():
 
 def pytest_report_header(config):
     s = lib.settings
-    what = "the kernel's overlayfs" if s.impl == "kernel" else s.plyfs
+    what = "the kernel's overlayfs" if s.impl == "kernel" else config.option.plyfs
     return f"testing {what} as {s.level}, layers on {s.backing}"
 
 

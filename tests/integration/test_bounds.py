@@ -2,6 +2,7 @@
 """What the daemon needs: memory for each inode that the kernel knows, and open files."""
 
 import os
+import time
 
 import plyfs_testlib as lib
 import pytest
@@ -10,6 +11,7 @@ from plyfs_testlib import mkdir, opened, wait_for, write
 pytestmark = pytest.mark.plyfs_only("about the daemon")
 
 PER_INODE = 250  # bytes beside the name
+MOST_FDS = 5000  # of the 20000 that the limit allows: a cache that does not grow with the tree
 
 
 @pytest.fixture
@@ -53,12 +55,19 @@ def test_memory_per_inode(in_memory, full):
     each = grown / count - len(name.format(0))
     assert each <= PER_INODE, f"{each:.0f} bytes beside the name for each of {count} inodes"
 
-    def forgotten():
+    def left():
         with open("/proc/sys/vm/drop_caches", "w") as f:
             f.write("2")
-        return union.daemon.rss() - before <= grown * 0.2 + lib.MIB
+        return union.daemon.rss() - before
 
-    wait_for(forgotten, 30, f"giving back {grown} bytes after FORGET")
+    # a fifth of it may stay: what the allocator keeps, and what is not freed in whole pages
+    lowest = left()
+    for _ in range(20):
+        if lowest <= grown * 0.2 + lib.MIB:
+            break
+        time.sleep(0.25)
+        lowest = min(lowest, left())
+    assert lowest <= grown * 0.2 + lib.MIB, f"{lowest} of {grown} bytes stay after FORGET"
     # and it does not grow when that is repeated
     look_at_all(m)
     again = union.daemon.rss() - before
@@ -121,12 +130,12 @@ def test_open_files_on_a_tree_of_20000_directories(in_memory):
             most = max(most, len(union.daemon.fds()))
     assert count == 1 + 20 + 600 + 19800
     most = max(most, len(union.daemon.fds()))
-    assert most <= 2500, f"{most} open files after {count} directories"
+    assert most <= MOST_FDS, f"{most} open files after {count} directories"
     # changing things all over does not open more
     for a in range(20):
         for b in range(30):
             write(m / f"a{a}/b{b}/c{b}/new", "x")
-    assert len(union.daemon.fds()) <= 2500
+    assert len(union.daemon.fds()) <= MOST_FDS
 
 
 def test_threads_are_bounded_and_go_away(union):

@@ -463,13 +463,13 @@ def after_mount8(union, before):
     mounted = lib.Mount(union.point, "plyfs")
     mounted.daemon = mount8_daemon(before)
     union.mounts.append(mounted)
-    union.mounted = mounted
 
 
 def mount8_daemon(before):
     def find():
         new = [p for p in lib.children() if p not in before]
-        return [p for p in new if "plyfs" in process_name(p)]
+        # the kernel cuts the names of processes: mount.fuse.plyf
+        return [p for p in new if "plyf" in process_name(p)]
 
     pids = wait_for(find, 5, "a daemon after mount(8)")
     assert len(pids) == 1

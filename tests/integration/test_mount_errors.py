@@ -241,13 +241,24 @@ def test_work_whose_place_is_taken_by_a_symlink(layers):
     assert names(victim) == ["file"]
 
 
-def test_deep_leftovers_in_work_are_swept(layers):
-    deep = layers.work / "work/#1/a/b/c"
-    mkdir(deep)
-    write(deep / "f", "x")
-    make_whiteout(layers.work / "work/#1/a/w")
+def test_leftovers_of_a_crash_are_swept(layers):
+    """What an overlay leaves: files, and directories with whiteouts in them."""
+    write(layers.work / "work/#1", "x")
+    make_whiteout(layers.work / "work/#2/w")
+    mkdir(layers.work / "work/#3")
     layers.mount()
     write(layers.point / "f", "x")
+
+
+def test_deeper_leftovers_are_swept_or_refused(layers):
+    """No overlay leaves such: they may be somebody's."""
+    write(layers.work / "work/#1/a/b/c/f", "x")
+    done = run_plyfs("mount", "-o", options(layers), layers.point)
+    if done.returncode == 0:
+        subprocess.run(["fusermount3", "-u", layers.point], check=True)
+        assert names(layers.work / "work") == []
+    else:
+        assert str(layers.work) in done.stderr
 
 
 @pytest.mark.root("an upper on a read-only file system")

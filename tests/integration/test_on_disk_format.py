@@ -199,9 +199,7 @@ def test_upper_equals_the_kernels(union, new_union, scenario):
 def test_upper_made_by_the_other_reads_the_same(union, scenario):
     """The kernel makes the upper and we read it, and go on in it, and the kernel reads that."""
     make_lower(union)
-    first = "plyfs" if lib.settings.impl == "kernel" else "kernel"
-    if first == "plyfs" and not os.access(lib.settings.plyfs, os.X_OK):
-        first = "kernel"
+    first = "kernel"
     m = union.mount(impl=first)
     scenario(m)
     seen = lib.tree(m)

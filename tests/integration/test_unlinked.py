@@ -37,7 +37,8 @@ def every_call(fd, content):
     assert "user.late" in os.listxattr(fd)
     os.removexattr(fd, "user.late")
     fcntl.flock(fd, fcntl.LOCK_EX)
-    fcntl.lockf(fd, fcntl.LOCK_EX if os.access(f"/proc/self/fd/{fd}", os.W_OK) else fcntl.LOCK_SH)
+    writable = fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE != os.O_RDONLY
+    fcntl.lockf(fd, fcntl.LOCK_EX if writable else fcntl.LOCK_SH)
     os.fsync(fd)
     os.fdatasync(fd)
 

@@ -13,8 +13,10 @@ set it, ctime, st_size and st_blocks of directories, st_blocks on disk filesyste
 allocation), statfs beside name length and block size, the times of what was changed during the run
 ("now"), statx attribute bits (FUSE has no way to pass them on), trusted.overlay.uuid (random).
 
-Never generated, because FUSE has no way for it: fallocate with COLLAPSE_RANGE or INSERT_RANGE,
-lseek in directories with SEEK_END, SEEK_DATA or SEEK_HOLE (the VFS answers without asking).
+Never generated, because FUSE has no way for it: fallocate with COLLAPSE_RANGE or INSERT_RANGE. Nor
+because it only brings out an oddity of the kernel's overlayfs that spoils all that follows: chown
+to -1, -1 (copies up what it leaves as it is), a directory with xattr whiteouts and nothing below it
+(is listed with them, and not empty), a directory redirected to one that is still visible.
 """
 
 import errno

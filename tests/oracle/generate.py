@@ -382,7 +382,12 @@ class Generator:
         return self.on(ANY, mode=self.rng.choice(v.FILE_MODES))
 
     def make_fchown(self):
-        return self.on(ANY, uid=self.rng.choice(v.IDS + [-1]), gid=self.rng.choice(v.IDS + [-1]))
+        return self.on(ANY, **self.owner())
+
+    def owner(self):
+        rng = self.rng
+        uid, gid = rng.choice(v.IDS + [-1, -1]), rng.choice(v.IDS + [-1, -1])
+        return {"uid": 0 if uid == gid == -1 else uid, "gid": gid}
 
     make_fchownat_empty = make_fchown
 
@@ -499,7 +504,7 @@ class Generator:
     def make_chown(self):
         rng = self.rng
         p = self.path()
-        return {"p": p, "uid": rng.choice(v.IDS + [-1]), "gid": rng.choice(v.IDS + [-1]),
+        return {"p": p, **self.owner(),
                 "follow": p[:1] == b"@" or rng.random() < 0.6}
 
     def make_truncate(self):

@@ -79,12 +79,13 @@ def _segments(rng):
     return size, [(0, size, rng.randrange(1000))] if size else []
 
 
-def _layer(rng, lower, last, depth, fill):
+def _layer(rng, lower, last, depth, fill, below=frozenset()):
+    """@below: the directories of the next layer."""
     objects = []
     files = []
     taken = set()
 
-    def one(parent, name, level):
+    def one(parent, name, level, cut):
         path = parent + b"/" + name if parent else name
         kinds = {"file": 38, "dir": 34 if level < depth else 4, "symlink": 8, "fifo": 2, "sock": 1,
                  "chr": 2, "blk": 1, "whiteout": 7 if not last else 2, "link": 6 if files else 0}
@@ -115,11 +116,12 @@ def _layer(rng, lower, last, depth, fill):
             xattrs = obj.setdefault("xattrs", {})
             hidden = False
             if special < 0.1:
+                cut = True
                 xattrs[b"trusted.overlay.opaque"] = b"y"
-            elif special < 0.17 and lower:
+            elif special < 0.3 and path in below and not cut:
                 xattrs[b"trusted.overlay.opaque"] = b"x"
                 hidden = True
-            elif special < 0.22 and lower and not last:
+            elif 0.5 < special < 0.55 and lower and not last:
                 # moved from elsewhere, by a mount with redirect_dir=on: the old name is covered
                 old = rng.choice(v.NAMES)
                 absolute = rng.random() < 0.5
@@ -134,9 +136,10 @@ def _layer(rng, lower, last, depth, fill):
                 for child in rng.sample(v.NAMES, 2):
                     objects.append({"kind": "xwhiteout", "p": path + b"/" + child})
                     taken.add(path + b"/" + child)
-            fillup(path, level + 1)
+            fillup(path, level + 1, cut or b"trusted.overlay.redirect" in xattrs)
 
-    def fillup(parent, level):
+    def fillup(parent, level, cut):
+        # cut: nothing of the layer below can be seen here
         count = rng.randrange(2, fill) if level == 0 else rng.randrange(0, fill)
         names = rng.sample(v.NAMES, min(count, len(v.NAMES)))
         if rng.random() < 0.25:
@@ -145,7 +148,7 @@ def _layer(rng, lower, last, depth, fill):
             path = parent + b"/" + name if parent else name
             if path not in taken:
                 taken.add(path)
-                one(parent, name, level)
+                one(parent, name, level, cut)
 
     root = {"kind": "root", "p": b""}
     _attributes(rng, root, "dir")
@@ -153,7 +156,7 @@ def _layer(rng, lower, last, depth, fill):
         root["mode"] = 0o777
     root.pop("xattrs", None)
     objects.append(root)
-    fillup(b"", 0)
+    fillup(b"", 0, False)
     return objects
 
 
@@ -163,8 +166,11 @@ def plan(rng):
     depth = rng.choice([1, 2, 2, 3, 3, 4])
     fill = rng.choice([4, 5, 6])
     out = {"fs": fs, "lowers": [], "upper": []}
-    for i in range(lowers):
-        out["lowers"].append(_layer(rng, True, i == lowers - 1, depth, fill))
+    below = frozenset()
+    for i in reversed(range(lowers)):
+        layer = _layer(rng, True, i == lowers - 1, depth, fill, below)
+        out["lowers"].insert(0, layer)
+        below = frozenset(o["p"] for o in layer if o["kind"] == "dir")
     if rng.random() < 0.25:
         out["upper"] = _layer(rng, False, False, 2, 3)
     else:
