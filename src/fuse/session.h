@@ -12,9 +12,9 @@
  * requests in a bounded queue, and FORGET and INTERRUPT still get through. An idle session wakes
  * nobody.
  *
- * Locks: session->lock guards the pool (who leads, who rests, the queue); it is taken with no other
- * lock held, and never across a request or a system call on /dev/fuse but the reply of an
- * interrupted queued request. The path of a request that does not wait takes no lock.
+ * Locks: session->lock guards the pool (who leads, who rests, the queue). It is taken with no other
+ * lock held, and never held across a request or a system call on /dev/fuse. A request that does not
+ * wait takes no lock here.
  *
  * Errors: 0 or a negative errno.
  */

@@ -407,6 +407,8 @@ int copy_up(struct ovl *o, const struct ovl_caller *caller, struct ovl_inode *i,
 {
 	if (!o->has_upper)
 		return -EROFS;
+	if (!atomic_load_explicit(&o->changed, memory_order_relaxed))
+		atomic_store_explicit(&o->changed, true, memory_order_relaxed);
 	while (!inode_has(i, INODE_UPPER)) {
 		struct ovl_inode *next = topmost_missing(o, i);
 		int err = copy_up_one(o, caller, next, next == i ? limit : COPY_ALL);

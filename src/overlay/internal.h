@@ -172,6 +172,7 @@ struct ovl {
 	struct ovl_inode *root;
 	_Atomic uint64_t temp_counter;
 	_Atomic uint64_t copied_up;
+	atomic_bool changed; /* upper was, since it was opened */
 
 	pthread_mutex_t whiteout_lock;
 	char whiteout[FMT_TEMP_NAME_MAX]; /* the shared one in work; "": none yet */

@@ -434,7 +434,7 @@ static int look_lower(struct lookup *l, struct layer *layer, struct layer_ref *a
 		r = look_single(&l->w, at, l->w.name, 0, "", &f);
 	if (r <= 0)
 		return r;
-	if (l->upper_metacopy || (l->w.metacopy && l->hit_count)) {
+	if (l->upper_metacopy || l->w.metacopy) {
 		log_warning("refusing to follow metacopy origin of '%s' (metacopy=off)", name);
 		return -EPERM;
 	}

@@ -18,6 +18,10 @@
 #define FDS_RESERVE 256
 #define FDS_MIN     16
 
+/* How long a mount waits for the one before it on the same layers. */
+#define LOCK_WAIT_MS 2000
+#define LOCK_POLL_MS 5
+
 /* Inode of the initial user namespace (linux/proc_ns.h, PROC_USER_INIT_INO). */
 #define USER_NS_INIT_INO 0xEFFFFFFDU
 
@@ -144,11 +148,19 @@ static int lock_dir(struct opening *p, const char *what, const char *path, struc
 	*out = at_open(layer_fd(dir), "", O_RDONLY | O_DIRECTORY);
 	if (*out < 0)
 		return fail(p, *out, "%s %s cannot be read: %s", what, path, strerror(-*out));
-	if (flock(*out, LOCK_EX | LOCK_NB) < 0 && errno == EWOULDBLOCK)
+	/* The server of a mount that was unmounted just now may need a moment to leave. */
+	for (unsigned int waited = 0; flock(*out, LOCK_EX | LOCK_NB) < 0; waited += LOCK_POLL_MS) {
+		if (errno != EWOULDBLOCK) /* a filesystem without locks */
+			return 0;
+		if (waited < LOCK_WAIT_MS) {
+			usleep(LOCK_POLL_MS * 1000);
+			continue;
+		}
 		return fail(p, -EBUSY,
 			    "%s %s is in use by another plyfs mount: unmount that first, or give "
 			    "another directory",
 			    what, path);
+	}
 	return 0;
 }
 
@@ -452,20 +464,22 @@ void ovl_destroy(struct ovl *o)
 {
 	if (!o)
 		return;
-	if (o->root) {
+	table_destroy(o);
+	if (o->fds.capacity)
+		fdcache_destroy(&o->fds);
+	workdir_close(o);
+	/* Nothing is changed any more: the next mount of these layers need not wait for the disk.
+	 */
+	close_fd(o->upper_lock);
+	close_fd(o->work_lock);
+	if (o->changed) {
 		int err = ovl_syncfs(o);
 
 		if (err < 0)
 			log_error("upper could not be written back: %s", strerror(-err));
 	}
-	table_destroy(o);
-	if (o->fds.capacity)
-		fdcache_destroy(&o->fds);
-	workdir_close(o);
 	for (unsigned int n = 0; o->layers && n <= o->lower_count; n++)
 		layer_close(&o->layers[n]);
-	close_fd(o->upper_lock);
-	close_fd(o->work_lock);
 	pthread_rwlock_destroy(&o->topology);
 	pthread_mutex_destroy(&o->whiteout_lock);
 	free(o->layers);
