@@ -137,7 +137,8 @@ struct table {
 	uint32_t free_head;         /* 0: none */
 	_Atomic uint64_t inodes;
 	_Atomic uint64_t name_count;
-	uint64_t seed; /* of the hash, so that nobody can choose names that collide */
+	_Atomic uint64_t freed; /* inodes since memory was last given back */
+	uint64_t seed;          /* of the hash, so that nobody can choose names that collide */
 };
 
 struct ovl {

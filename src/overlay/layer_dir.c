@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 /* A layer that is a directory tree. */
 #include <fcntl.h>
+#include <linux/btrfs.h>
 #include <linux/fs.h>
 #include <linux/mount.h>
 #include <stdlib.h>
@@ -21,6 +22,9 @@ struct fsuuid_buf {
 #ifndef FS_IOC_GETFSUUID
 #define FS_IOC_GETFSUUID _IOR(0x15, 0, struct fsuuid_buf)
 #endif
+
+/* fs/ext4/ext4.h: struct fsuuid, whose last member has no size, gives the number */
+#define EXT4_IOC_GETFSUUID _IOC(_IOC_READ, 'f', 44, 8)
 
 struct layer_ref *layer_dir_adopt(struct layer *layer, int fd, bool writable)
 {
@@ -309,15 +313,33 @@ static int clone_mount(int fd, bool writable)
 	return take_fd(&tree);
 }
 
-static void probe_handles(struct layer *layer)
+/* s_uuid of the filesystem; the general way is known to Linux 6.9 and not to btrfs. */
+static void read_uuid(int fd, uint8_t out[16])
 {
 	struct fsuuid_buf uuid = { 0 };
+	struct {
+		uint32_t len;
+		uint32_t flags;
+		uint8_t uuid[16];
+	} ext4 = { .len = 16 };
+	struct btrfs_ioctl_fs_info_args btrfs = { 0 };
+
+	if (ioctl(fd, FS_IOC_GETFSUUID, &uuid) == 0 && uuid.len == sizeof(uuid.uuid))
+		memcpy(out, uuid.uuid, sizeof(uuid.uuid));
+	else if (ioctl(fd, BTRFS_IOC_FS_INFO, &btrfs) == 0)
+		memcpy(out, btrfs.fsid, sizeof(btrfs.fsid));
+	else if (ioctl(fd, EXT4_IOC_GETFSUUID, &ext4) == 0)
+		memcpy(out, ext4.uuid, sizeof(ext4.uuid));
+}
+
+static void probe_handles(struct layer *layer)
+{
 	struct fmt_fh fh;
 	struct statx st;
 	autofd int fd = at_open(layer->root->fd, "", O_RDONLY | O_DIRECTORY);
 
-	if (fd >= 0 && ioctl(fd, FS_IOC_GETFSUUID, &uuid) == 0 && uuid.len == sizeof(uuid.uuid))
-		memcpy(layer->uuid, uuid.uuid, sizeof(layer->uuid));
+	if (fd >= 0)
+		read_uuid(fd, layer->uuid);
 	layer->has_handles = dir_handle(layer->root, "", &fh) == 0;
 	layer->can_decode = layer->has_handles && dir_stat_handle(layer, &fh, &st) == 0;
 }

@@ -7,11 +7,15 @@
  * all hashes; whoever finds it there in between sees a count of zero and takes it for gone.
  */
 #include <linux/limits.h>
+#include <malloc.h>
 #include <sys/random.h>
 
 #include "overlay/internal.h"
 
 #define FIRST_BUCKETS 64
+
+/* Forgotten inodes that are not worth a malloc_trim(3). */
+#define TRIM_MIN 16384
 
 static uint64_t mix(uint64_t h)
 {
@@ -211,6 +215,21 @@ static void link_unhash(struct ovl *o, struct ovl_inode *i)
 	pthread_mutex_unlock(&shard->lock);
 }
 
+/*
+ * Memory of forgotten inodes goes back to the system, which the allocator does not do by itself; by
+ * half of what there was each time, so that it costs little per inode.
+ */
+static void give_back(struct ovl *o)
+{
+	struct table *t = &o->table;
+	uint64_t freed = atomic_fetch_add_explicit(&t->freed, 1, memory_order_relaxed) + 1;
+
+	if (freed < TRIM_MIN || freed <= t->inodes)
+		return;
+	if (atomic_exchange(&t->freed, 0) >= TRIM_MIN)
+		malloc_trim(0);
+}
+
 static void slot_release(struct ovl *o, struct ovl_inode *i)
 {
 	struct table *t = &o->table;
@@ -262,6 +281,7 @@ void inode_put(struct ovl *o, struct ovl_inode *i)
 			dead = parent;
 		}
 		inode_free(o, i);
+		give_back(o);
 	}
 }
 
