@@ -235,13 +235,13 @@ static int publish(struct copyup *c)
 	struct timespec times[2];
 	int err;
 
-	err = mark_impure(c->o, c->parent, c->to_dir);
-	if (err == 0 && c->broken_link)
-		err = at_statx(work_fd(c), c->temp, &st);
+	err = c->broken_link ? at_statx(work_fd(c), c->temp, &st) : 0;
 	if (err < 0)
 		return err;
 	lock_take(&c->parent->lock);
-	err = layer_stat(c->to_dir, "", &parent_st);
+	err = mark_impure(c->o, c->parent, c->to_dir);
+	if (err == 0)
+		err = layer_stat(c->to_dir, "", &parent_st);
 	if (err == 0) {
 		lock_take(&i->lock);
 		err = publish_name(c);

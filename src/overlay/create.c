@@ -402,7 +402,9 @@ int ovl_tmpfile(struct ovl *o, const struct ovl_caller *caller, ovl_node parent,
 	c.parent = inode_get_dir(o, parent, &err);
 	if (!c.parent)
 		return err;
-	err = upper_parent(o, caller, c.parent, &c.dir);
+	err = protattr_check(c.parent, true);
+	if (err == 0)
+		err = upper_parent(o, caller, c.parent, &c.dir);
 	if (err == 0)
 		err = open_tmpfile(&c);
 	if (err == 0)

@@ -60,16 +60,16 @@ struct dirstack {
 };
 
 enum inode_flag {
-	INODE_UPPER = 1 << 0,   /* has an upper object; set once, by copy-up */
-	INODE_ORIGIN = 1 << 1,  /* upper object that knows its lower origin */
-	INODE_IMPURE = 1 << 2,  /* upper directory is marked impure */
-	INODE_OPAQUE = 1 << 3,  /* upper directory is marked opaque */
-	INODE_COPYING = 1 << 4, /* somebody copies it up; set and cleared under the lock */
-	INODE_ORPHAN = 1 << 5,  /* has no name any more, or never had: self is set */
-	INODE_LINKED = 1 << 6,  /* is in the link hash; guarded by its shard */
-	INODE_XWHITE = 1 << 7,  /* a lower directory may hold xattr whiteouts */
-	INODE_COPIED = 1 << 8,  /* copied up from a lower with several links: its number changed */
-	INODE_NO_DEFACL = 1 << 9, /* upper directory is known to have no default ACL */
+	INODE_UPPER = 1 << 0,        /* has an upper object; set once, by copy-up */
+	INODE_ORIGIN = 1 << 1,       /* upper object that knows its lower origin */
+	INODE_IMPURE = 1 << 2,       /* upper directory is marked impure */
+	INODE_OPAQUE = 1 << 3,       /* upper directory is marked opaque */
+	INODE_COPYING = 1 << 4,      /* somebody copies it up; set and cleared under the lock */
+	INODE_ORPHAN = 1 << 5,       /* has no name any more, or never had: self is set */
+	INODE_LINKED = 1 << 6,       /* is in the link hash; guarded by its shard */
+	INODE_XWHITE = 1 << 7,       /* a lower directory may hold xattr whiteouts */
+	INODE_STAYS_IMPURE = 1 << 8, /* something with an origin came in since a listing began */
+	INODE_NO_DEFACL = 1 << 9,    /* upper directory is known to have no default ACL */
 };
 
 struct ovl_inode {
@@ -312,8 +312,14 @@ ssize_t origin_encode(struct ovl *o, struct layer_ref *lower, const char *name,
 int origin_stat(struct ovl *o, struct layer_ref *at, const char *name, struct statx *st);
 int origin_set(struct ovl *o, struct layer_ref *at, const char *name, const void *value,
 	       size_t size);
-/* @upper: the upper directory of @dir. */
+/*
+ * Before something with an origin comes into @dir, whose upper directory is @upper. @dir->lock is
+ * held, or
+ * @dir is being looked up in.
+ */
 int mark_impure(struct ovl *o, struct ovl_inode *dir, struct layer_ref *upper);
+/* After a listing that found nothing with an origin since INODE_STAYS_IMPURE was cleared. */
+void unmark_impure(struct ovl *o, struct ovl_inode *dir);
 
 /* lookup.c */
 struct looked_up {

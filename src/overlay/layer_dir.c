@@ -106,6 +106,10 @@ static int dir_open(struct layer_ref *at, const char *path, enum layer_open how,
 			fd = at_open_beneath(at->fd, path, flags);
 		else
 			fd = at_open(at->fd, path, flags);
+		if (fd == -EPERM && how == LAYER_OPEN_WRITE) { /* append-only in the layer itself */
+			fd = at_open(at->fd, path, flags | O_APPEND);
+			break;
+		}
 		if (fd != -EPERM || !noatime)
 			break;
 		noatime = false;

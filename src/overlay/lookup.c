@@ -371,6 +371,12 @@ struct lookup {
 	struct statx lower_st; /* of the first hit */
 };
 
+static unsigned int native_protattr(const struct statx *st)
+{
+	return (st->stx_attributes & STATX_ATTR_IMMUTABLE ? FS_IMMUTABLE_FL : 0) |
+	       (st->stx_attributes & STATX_ATTR_APPEND ? FS_APPEND_FL : 0);
+}
+
 static int look_upper(struct lookup *l, struct layer_ref *upper, const char *name)
 {
 	struct ovl *o = l->w.o;
@@ -386,6 +392,7 @@ static int look_upper(struct lookup *l, struct layer_ref *upper, const char *nam
 	l->upper_metacopy = l->w.metacopy;
 	out->st = f.st;
 	out->flags |= INODE_UPPER;
+	out->protattr = native_protattr(&f.st);
 	if (f.marks & 1U << FMT_IMPURE)
 		out->flags |= INODE_IMPURE;
 	if (l->w.opaque)
@@ -395,7 +402,7 @@ static int look_upper(struct lookup *l, struct layer_ref *upper, const char *nam
 		ssize_t n =
 			layer_getxattr(upper, name, xname(o, FMT_PROTATTR), value, sizeof(value));
 
-		out->protattr = fmt_protattr_decode(value, n);
+		out->protattr |= fmt_protattr_decode(value, n);
 	}
 	l->upper_origin = f.marks & 1U << FMT_ORIGIN;
 	if (l->upper_origin && !S_ISDIR(f.st.stx_mode)) {
@@ -447,10 +454,8 @@ static int look_lower(struct lookup *l, struct layer *layer, struct layer_ref *a
 		fix_origin(o, l->dir, upper, name, at);
 	if (!l->hit_count) {
 		l->lower_st = f.st;
-		if (f.st.stx_attributes & STATX_ATTR_IMMUTABLE)
-			l->out->protattr |= l->have_upper ? 0 : FS_IMMUTABLE_FL;
-		if (f.st.stx_attributes & STATX_ATTR_APPEND)
-			l->out->protattr |= l->have_upper ? 0 : FS_APPEND_FL;
+		if (!l->have_upper)
+			l->out->protattr = native_protattr(&f.st);
 	}
 	hit->layer = (uint16_t)layer->index;
 	hit->path = NULL;

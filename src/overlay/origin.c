@@ -54,10 +54,24 @@ int mark_impure(struct ovl *o, struct ovl_inode *dir, struct layer_ref *upper)
 {
 	int err;
 
+	inode_set(dir, INODE_STAYS_IMPURE);
 	if (o->no_xattr || inode_has(dir, INODE_IMPURE))
 		return 0;
 	err = at_setxattr(layer_fd(upper), "", xname(o, FMT_IMPURE), "y", 1, 0);
 	if (err == 0)
 		inode_set(dir, INODE_IMPURE);
 	return err == -EOPNOTSUPP ? 0 : err;
+}
+
+void unmark_impure(struct ovl *o, struct ovl_inode *dir)
+{
+	autoref struct layer_ref *upper = NULL;
+
+	if (dir_ref(o, dir, 0, false, &upper) < 0)
+		return;
+	lock_take(&dir->lock);
+	if (!inode_has(dir, INODE_STAYS_IMPURE) &&
+	    at_removexattr(layer_fd(upper), "", xname(o, FMT_IMPURE)) == 0)
+		inode_clear(dir, INODE_IMPURE);
+	lock_drop(&dir->lock);
 }

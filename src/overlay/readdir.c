@@ -52,8 +52,9 @@ struct build {
 
 struct ovl_dir {
 	struct ovl_inode *inode; /* referenced */
-	struct lock lock;        /* guards list */
+	struct lock lock;        /* guards the rest */
 	struct dirlist *list;
+	bool origin_seen; /* by this pass */
 };
 
 static const char *entry_name(const struct dirlist *list, const struct entry *e)
@@ -379,6 +380,7 @@ static int get_list(struct ovl *o, struct ovl_dir *d, bool anew, struct dirlist 
 		*out = list;
 		return 0;
 	}
+	inode_clear(d->inode, INODE_STAYS_IMPURE);
 	err = dirlist_read(o, d->inode, &list);
 	if (err < 0)
 		return err;
@@ -386,28 +388,32 @@ static int get_list(struct ovl *o, struct ovl_dir *d, bool anew, struct dirlist 
 	lock_take(&d->lock);
 	old = d->list;
 	d->list = list;
+	d->origin_seen = !anew;
 	lock_drop(&d->lock);
 	dirlist_put(old);
 	*out = list;
 	return 0;
 }
 
-/* The union's number of an entry that nobody looked up. */
+/* The union's number of an entry, and whether it has an origin. */
 static uint64_t entry_ino(struct ovl *o, struct ovl_inode *dir, const struct entry *e,
-			  const char *name)
+			  const char *name, bool *origin)
 {
 	struct ovl_inode *i = name_find(o, dir, name, e->len);
 	struct looked_up l;
 	uint64_t ino;
 
+	*origin = false;
 	if (i) {
 		ino = i->ino;
+		*origin = inode_has(i, INODE_ORIGIN);
 		inode_put(o, i);
 		return ino;
 	}
 	/* An upper object may have come from below, and shows that number. */
 	if (e->layer == 0 && (e->lower_too || inode_has(dir, INODE_IMPURE)) &&
 	    lookup_real(o, dir, name, &l) == 0) {
+		*origin = l.flags & INODE_ORIGIN;
 		looked_up_free(&l);
 		return l.ino;
 	}
@@ -445,22 +451,36 @@ static bool fill_dots(struct ovl *o, struct ovl_dir *d, off_t *off, ovl_filldir 
 }
 
 /* One entry with its inode. Returns 1 when it is to be skipped. */
-static int look_entry(struct ovl *o, struct ovl_inode *dir, const char *name, struct ovl_entry *out)
+static int look_entry(struct ovl *o, struct ovl_inode *dir, const char *name, bool *origin,
+		      struct ovl_entry *out)
 {
 	struct ovl_inode *i = NULL;
 	int err = lookup_inode(o, dir, name, &i);
 
-	if (err == 0)
+	if (err == 0) {
+		*origin = inode_has(i, INODE_ORIGIN);
 		err = entry_fill(o, i, out);
+	}
 	inode_put(o, i);
 	return err == -ENOENT ? 1 : err;
 }
 
-static bool fill_entry(struct ovl *o, struct ovl_inode *dir, const struct dirlist *list,
-		       uint32_t index, bool plus, ovl_filldir fill, void *ctx)
+/* One call of ovl_readdir(). */
+struct pass {
+	struct ovl *o;
+	struct ovl_inode *dir;
+	const struct dirlist *list;
+	bool plus;
+	ovl_filldir fill;
+	void *ctx;
+	bool origin_seen;
+};
+
+static bool fill_entry(struct pass *p, uint32_t index)
 {
-	const struct entry *e = &list->entries[list->order[index]];
-	const char *name = entry_name(list, e);
+	const struct entry *e = &p->list->entries[p->list->order[index]];
+	const char *name = entry_name(p->list, e);
+	bool origin = false;
 	struct ovl_entry entry;
 	struct ovl_dirent d = {
 		.name = name,
@@ -469,8 +489,8 @@ static bool fill_entry(struct ovl *o, struct ovl_inode *dir, const struct dirlis
 		.next = e->cookie,
 	};
 
-	if (plus) {
-		int err = look_entry(o, dir, name, &entry);
+	if (p->plus) {
+		int err = look_entry(p->o, p->dir, name, &origin, &entry);
 
 		if (err > 0) /* removed since the list was made */
 			return true;
@@ -481,18 +501,30 @@ static bool fill_entry(struct ovl *o, struct ovl_inode *dir, const struct dirlis
 		}
 	}
 	if (!d.entry)
-		d.ino = entry_ino(o, dir, e, name);
-	if (fill(ctx, &d))
+		d.ino = entry_ino(p->o, p->dir, e, name, &origin);
+	p->origin_seen |= origin;
+	if (p->fill(p->ctx, &d))
 		return true;
 	if (d.entry)
-		ovl_forget(o, entry.node, 1);
+		ovl_forget(p->o, entry.node, 1);
 	return false;
+}
+
+/* As the kernel does: who has read an impure directory to the end knows whether it still is. */
+static void end_of_pass(struct ovl *o, struct ovl_inode *dir)
+{
+	if (inode_has(dir, INODE_UPPER) && inode_has(dir, INODE_IMPURE) &&
+	    !inode_has(dir, INODE_ORPHAN) && !inode_lowers(dir))
+		unmark_impure(o, dir);
 }
 
 int ovl_readdir(struct ovl *o, struct ovl_dir *dir, off_t off, bool plus, ovl_filldir fill,
 		void *ctx)
 {
+	struct pass p = { .o = o, .dir = dir->inode, .plus = plus, .fill = fill, .ctx = ctx };
 	struct dirlist *list;
+	bool pure = false;
+	uint32_t n;
 	int err;
 
 	if (off < 0)
@@ -500,10 +532,18 @@ int ovl_readdir(struct ovl *o, struct ovl_dir *dir, off_t off, bool plus, ovl_fi
 	err = get_list(o, dir, off == 0, &list);
 	if (err < 0)
 		return err;
-	if (fill_dots(o, dir, &off, fill, ctx))
-		for (uint32_t n = find_offset(list, off); n < list->shown; n++)
-			if (!fill_entry(o, dir->inode, list, n, plus, fill, ctx))
-				break;
+	p.list = list;
+	if (fill_dots(o, dir, &off, fill, ctx)) {
+		n = find_offset(list, off);
+		while (n < list->shown && fill_entry(&p, n))
+			n++;
+		lock_take(&dir->lock);
+		dir->origin_seen |= p.origin_seen;
+		pure = n == list->shown && !dir->origin_seen;
+		lock_drop(&dir->lock);
+	}
+	if (pure)
+		end_of_pass(o, dir->inode);
 	dirlist_put(list);
 	return 0;
 }

@@ -56,7 +56,8 @@ static int unlink_inode(struct ovl *o, struct ovl_inode *dir, struct layer_ref *
 	if (err == 0)
 		orphan_commit(o, i, dir, name, &self);
 	reach_in_done(dir, i, &r);
-	return err == -EEXIST ? -ESTALE : err;
+	/* Somebody changed upper behind our back. */
+	return err == -EEXIST || err == -ENOENT ? -ESTALE : err;
 }
 
 int ovl_unlink(struct ovl *o, const struct ovl_caller *caller, ovl_node parent, const char *name)

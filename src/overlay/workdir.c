@@ -142,6 +142,12 @@ static int make_work(int workdir_fd, bool *made)
 	return err;
 }
 
+static int new_whiteout(struct ovl *o, char name[FMT_TEMP_NAME_MAX])
+{
+	temp_name(o, name);
+	return mknodat(layer_fd(o->work), name, S_IFCHR, 0) < 0 ? -errno : 0;
+}
+
 int workdir_prepare(struct ovl *o, struct layer_ref *workdir, const char *path, char *message,
 		    size_t size)
 {
@@ -176,6 +182,18 @@ int workdir_prepare(struct ovl *o, struct layer_ref *workdir, const char *path, 
 	/* A default ACL of workdir must not reach what is built here. */
 	at_removexattr(fd, "", ACL_DEFAULT);
 	at_removexattr(fd, "", ACL_ACCESS);
+	if (err == 0) {
+		err = new_whiteout(o, o->whiteout);
+		if (err < 0) {
+			o->whiteout[0] = '\0';
+			snprintf(
+				message, size,
+				"upperdir's filesystem cannot hold whiteouts (mknod of a character "
+				"device 0:0 in %s/work: %s): give upperdir and workdir elsewhere",
+				path, strerror(-err));
+			return err;
+		}
+	}
 	/* Mode 0000 as the kernel's, unless modes bind us. */
 	if (err == 0)
 		err = at_chmod(fd, "", o->overrides_modes ? 0 : 0700);
@@ -192,12 +210,6 @@ void workdir_close(struct ovl *o)
 		at_unlink(layer_fd(o->work), o->whiteout, 0);
 	layer_ref_put(o->work);
 	o->work = NULL;
-}
-
-static int new_whiteout(struct ovl *o, char name[FMT_TEMP_NAME_MAX])
-{
-	temp_name(o, name);
-	return mknodat(layer_fd(o->work), name, S_IFCHR, 0) < 0 ? -errno : 0;
 }
 
 /*

@@ -92,6 +92,8 @@ def _layer(rng, lower, last, depth, fill, below=frozenset()):
         kind = rng.choices(list(kinds), list(kinds.values()))[0]
         obj = {"kind": kind, "p": path}
         if kind == "whiteout":
+            if not lower and parent and (cut or parent not in below):
+                return  # in an upper the kernel believes whiteouts only where something may be below
             objects.append(obj)
             return
         if kind == "link":
@@ -172,7 +174,7 @@ def plan(rng):
         out["lowers"].insert(0, layer)
         below = frozenset(o["p"] for o in layer if o["kind"] == "dir")
     if rng.random() < 0.25:
-        out["upper"] = _layer(rng, False, False, 2, 3)
+        out["upper"] = _layer(rng, False, False, 2, 3, below)
     else:
         out["upper"] = [{"kind": "root", "p": b"", "mode": rng.choice([0o777, 0o755]), "uid": 0,
                          "gid": 0, "time": v.old_time(rng)}]

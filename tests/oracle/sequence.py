@@ -9,6 +9,7 @@ import os
 import shutil
 import signal
 import time
+import traceback
 
 import differences
 import layers
@@ -219,6 +220,7 @@ class Run:
         self.count, self.every, self.rng = count, every, rng
         self.ops = [] if ops is None else list(ops)
         self.trees = {}
+        self.swapped = False
 
     def run(self):
         """Raises Failure. The operations are in self.ops."""
@@ -240,7 +242,8 @@ class Run:
                 self.finish()
             except OSError as e:
                 raise Failure("harness", ("harness", e.errno, str(e.strerror)),
-                              ["a call of the comparison itself failed: %r" % e]) from e
+                              ["a call of the comparison itself failed: %r" % e,
+                               *traceback.format_exc().splitlines()[-8:]]) from e
         except Failure as f:
             self.clean_up()
             f.details += ["the daemon: " + word for word in bench.said]
@@ -274,8 +277,11 @@ class Run:
         self.step(len(self.ops) - 1, op, args)
 
     def blocks(self):
-        """Whether st_blocks is comparable: not once a mapping has filled holes (see more_holes)."""
-        return not any(side.mapped for side in self.sides.values())
+        """
+        Whether st_blocks is comparable: not once a mapping has filled holes, or one implementation
+        goes on with what the other has copied up (see other_holes).
+        """
+        return not self.swapped and not any(side.mapped for side in self.sides.values())
 
     # which side the kernel mounts, and which the other
     def kernel_side(self):
@@ -326,6 +332,7 @@ class Run:
         if self.generator:
             self.generator.forget_handles()
         if swap:
+            self.swapped = True
             bench.impl["A"], bench.impl["B"] = bench.impl["B"], bench.impl["A"]
         for side in "AB":
             bench.mount(bench.root[side], bench.impl[side], side)
@@ -375,8 +382,9 @@ class Run:
         if self.plan["upper"] is None:
             return
         self.workdir(other)
-        upper = tree.on_disk(bench.upper[other])
-        self.differ("the uppers on disk", tree.compare(tree.on_disk(bench.upper[ref]), upper))
+        expected = tree.on_disk(bench.upper[ref], bench.views)
+        upper = tree.on_disk(bench.upper[other], bench.views)
+        self.differ("the uppers on disk", tree.compare(expected, upper))
         if plyfs.fuse:
             self.differ("the upper on disk", tree.check_impure(upper))
         # each upper by the other implementation, then by its own again

@@ -24,6 +24,12 @@ SLOTS = 8
 MAPS = 3
 
 
+CHANGES = {
+    "fchmod", "fchown", "futimens", "fsetxattr", "fremovexattr", "fsetflags", "fchownat_empty",
+    "chmod", "chown", "utimens", "setxattr", "removexattr",
+}
+
+
 class Skip(Exception):
     pass
 
@@ -41,6 +47,7 @@ class Side:
         self.fds = [None] * SLOTS
         self.maps = [None] * MAPS
         self.scratch = os.memfd_create("oracle")
+        self.flagged = False  # whether any file was ever made immutable or append-only
         self.mapped = False  # whether any file was ever mapped
         self.written_by_mapping = set()  # inode numbers
         self.dirs = {}  # slot -> names seen and names there at opendir
@@ -111,12 +118,24 @@ class Side:
 
     # ---- running
 
+    def removed_directory(self, args):
+        """Whether the operation changes an open directory that has been removed."""
+        slot = args.get("h")
+        if args.get("p", b"")[:1] == b"@" and b"/" not in args["p"]:
+            slot = int(args["p"][1:])
+        if slot is None or self.fds[slot] is None:
+            return False
+        return (stat.S_ISDIR(os.fstat(self.fds[slot]).st_mode)
+                and os.readlink("/proc/self/fd/%d" % self.fds[slot]).endswith(" (deleted)"))
+
     def run(self, op, args):
         """One operation, as the caller given by who=(uid, gid, groups) and with umask=."""
         args = dict(args)
         who = args.pop("who", v.ROOT)
         umask = args.pop("umask", None)
         function = getattr(self, "op_" + op)
+        if op in CHANGES and self.removed_directory(args):
+            return {"skip": 1}  # the kernel's overlayfs copies it up over what has its name now
         try:
             if umask is not None:
                 os.umask(umask)
@@ -288,6 +307,7 @@ class Side:
         fcntl.ioctl(fd, sc.FS_IOC_GETFLAGS, buf)
         old = struct.unpack_from("<I", buf)[0]
         fcntl.ioctl(fd, sc.FS_IOC_SETFLAGS, struct.pack("<II", (old & ~0xF8) | flags, 0))
+        self.flagged = self.flagged or bool(flags & 0x30)
 
     # ---- locks: between open files, since both sides live in one process
 
@@ -339,7 +359,11 @@ class Side:
     def op_mwrite(self, m, off, n, tag):
         if not self.maps[m] or off >= self.maps[m][1]:
             raise Skip
-        n = min(n, self.maps[m][1] - off)
+        # what is written behind the end of the file is nobody's, and may come back when it grows
+        size = os.fstat(self.maps[m][2]).st_size
+        n = min(n, self.maps[m][1] - off, size - self.maps[m][3] - off)
+        if n <= 0:
+            raise Skip
         self.written_by_mapping.add(os.fstat(self.maps[m][2]).st_ino)
         os.pwrite(self.scratch, v.data(tag, n), 0)
         return {"n": os.preadv(self.scratch, [sc.memory(self.maps[m][0] + off, n)], 0)}

@@ -8,6 +8,7 @@ sides, only checked within one (inode numbers).
 
 import errno
 import os
+import stat
 import zlib
 
 import syscalls as sc
@@ -133,21 +134,7 @@ def look(root, when, blocks=False, btimes=(), links=True):
                 stack.append(sub)
     if links:
         _group(tree, groups)
-    for rel, entry in tree.items():
-        # a hint that is only wrong when it lacks: see check_impure()
-        impure = entry.get("xattrs", {}).pop(b"trusted.overlay.impure", None)
-        if "xattrs" in entry and not entry["xattrs"]:
-            del entry["xattrs"]
-        entry["_impure"] = impure
     return tree
-
-
-def check_impure(upper):
-    """Above everything that has an origin there is a directory marked impure."""
-    return [(path, "impure", "marked", "not")
-            for path, e in upper.items()
-            if b"trusted.overlay.origin" in e.get("xattrs", {}) and path
-            and upper[path.rpartition(b"/")[0]]["_impure"] is None]
 
 
 def _group(tree, groups):
@@ -219,8 +206,20 @@ def check_constant(reference_before, reference, before, tree, trusted):
     return out
 
 
-def on_disk(root):
-    """An upper layer as it lies on disk, with the overlay's own xattrs."""
+def _visible(path):
+    """Whether a layer has something there that is not a whiteout."""
+    try:
+        st = os.lstat(path)
+    except OSError:
+        return False
+    return st.st_rdev != 0 or not stat.S_ISCHR(st.st_mode)
+
+
+def on_disk(root, lowers):
+    """
+    An upper layer as it lies on disk, with the overlay's own xattrs. The mark of an opaque
+    directory is left out where none of @lowers has the name: there it says nothing.
+    """
     tree = {}
     groups = {}
 
@@ -254,9 +253,12 @@ def on_disk(root):
                 stack.append(sub)
     _group(tree, groups)
     for rel, entry in tree.items():
+        xattrs = entry.get("xattrs", {})
+        if not any(_visible(lower + b"/" + rel) for lower in lowers):
+            xattrs.pop(b"trusted.overlay.opaque", None)
         # a hint that is only wrong when it lacks: see check_impure()
-        impure = entry.get("xattrs", {}).pop(b"trusted.overlay.impure", None)
-        if "xattrs" in entry and not entry["xattrs"]:
+        impure = xattrs.pop(b"trusted.overlay.impure", None)
+        if "xattrs" in entry and not xattrs:
             del entry["xattrs"]
         entry["_impure"] = impure
     return tree

@@ -1,0 +1,144 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Any bytes as an xattr value and as an xattr name of a layer: nothing is read beyond them, each
+ * answer is one that the format allows, and what is understood goes back to the same bytes.
+ */
+#include <endian.h>
+#include <errno.h>
+#include <linux/fs.h>
+#include <linux/limits.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "overlay/format.h"
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+static void check(bool truth)
+{
+	if (!truth)
+		abort();
+}
+
+static void try_origin(const uint8_t *value, size_t size)
+{
+	uint8_t out[FMT_FH_MAX];
+	struct fmt_fh again;
+	struct fmt_fh fh;
+	int rc = fmt_fh_decode(value, size, &fh);
+	ssize_t len;
+
+	check(rc == 0 || rc == -ENODATA || rc == -EINVAL);
+	if (rc < 0)
+		return;
+	check(size >= FMT_FH_HEADER && value[1] == 0xfb && value[2] <= size);
+	check(fh.fid_len <= sizeof(fh.fid) && fh.fid_len == value[2] - FMT_FH_HEADER);
+	len = fmt_fh_encode(&fh, out);
+	check(len == value[2]);
+	/* version, magic, length; flags are our own; type, uuid, handle */
+	check(!memcmp(out, value, 3) && !memcmp(out + 4, value + 4, (size_t)len - 4));
+	check(fmt_fh_decode(out, (size_t)len, &again) == 0);
+	check(again.type == fh.type && !memcmp(again.uuid, fh.uuid, sizeof(fh.uuid)) &&
+	      again.fid_len == fh.fid_len && !memcmp(again.fid, fh.fid, fh.fid_len));
+}
+
+static void try_handle(const uint8_t *data, size_t size)
+{
+	uint8_t out[FMT_FH_MAX];
+	struct fmt_fh fh;
+	ssize_t len;
+
+	if (size < sizeof(fh))
+		return;
+	memcpy(&fh, data, sizeof(fh));
+	len = fmt_fh_encode(&fh, out);
+	check(len == (fh.fid_len <= sizeof(fh.fid) ? FMT_FH_HEADER + fh.fid_len : -EOVERFLOW));
+}
+
+static void try_redirect(const char *value, size_t size)
+{
+	int rc = fmt_redirect_check(value, size);
+	size_t len = strnlen(value, size);
+
+	check(rc == 0 || rc == -EINVAL);
+	if (rc < 0)
+		return;
+	/* one name, or a path of names that are not empty */
+	check(len > 0);
+	check(*value == '/' || !memchr(value, '/', len));
+	check(value[len - 1] != '/');
+	check(!memmem(value, len, "//", 2));
+}
+
+static void try_values(const uint8_t *value, size_t size)
+{
+	unsigned int flags = fmt_protattr_decode((const char *)value, (ssize_t)size);
+	enum fmt_opaque opaque = fmt_opaque_value(value, (ssize_t)size);
+	int rc = fmt_metacopy_check(value, size);
+	char out[2];
+	size_t n;
+
+	check(opaque == FMT_NOT_OPAQUE || (size == 1 && (*value == 'y' || *value == 'x')));
+	check(rc == 0 || rc == -EIO);
+	check(rc < 0 || size == 0 || (size >= 4 && size <= 68 && value[0] == 0));
+	check(!(flags & ~(unsigned int)(FS_APPEND_FL | FS_IMMUTABLE_FL)));
+	n = fmt_protattr_encode(flags, out);
+	check(n <= sizeof(out) && fmt_protattr_decode(out, (ssize_t)n) == flags);
+}
+
+/* The name goes through every way and comes back, or is refused for a reason that there is. */
+static void try_name(bool userxattr, const char *name)
+{
+	size_t len = strlen(name);
+	bool own = fmt_xattr_is_own(userxattr, name);
+	int which = fmt_xattr_of(userxattr, name);
+	char stored[XATTR_NAME_MAX + 1];
+	char shown[XATTR_NAME_MAX + 1];
+	int rc;
+
+	check(which >= -1 && which < FMT_XATTR_COUNT);
+	check(which < 0 || (own && !strcmp(name, fmt_xattr_name(userxattr, which))));
+
+	rc = fmt_xattr_escape(userxattr, name, stored, sizeof(stored));
+	check(rc == 0 || rc == -EOPNOTSUPP || (rc == -EINVAL && own));
+	if (rc == 0) {
+		check(strlen(stored) == len + (own ? strlen("overlay.") : 0));
+		check(fmt_xattr_of(userxattr, stored) == -1);
+		check(fmt_xattr_unescape(userxattr, stored, shown, sizeof(shown)) == 0);
+		check(!strcmp(shown, name));
+	} else if (rc == -EOPNOTSUPP) {
+		check(len + (own ? strlen("overlay.") : 0) > XATTR_NAME_MAX);
+	}
+
+	rc = fmt_xattr_unescape(userxattr, name, shown, sizeof(shown));
+	check(rc == 0 || rc == -ENODATA);
+	if (which >= 0)
+		check(rc == -ENODATA);
+	/* of stored names, which are never longer */
+	if (rc == 0 && len <= XATTR_NAME_MAX) {
+		check(strlen(shown) <= len);
+		/* escaped again it is what was stored, but for the bare prefix: that is no name */
+		rc = fmt_xattr_escape(userxattr, shown, stored, sizeof(stored));
+		check(rc == 0 ? !strcmp(stored, name) : rc == -EINVAL);
+	}
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+	char *name = malloc(size + 1);
+
+	if (!name)
+		return 0;
+	if (size)
+		memcpy(name, data, size);
+	name[size] = '\0';
+
+	try_origin(data, size);
+	try_handle(data, size);
+	try_redirect((const char *)data, size);
+	try_values(data, size);
+	try_name(false, name);
+	try_name(true, name);
+	free(name);
+	return 0;
+}

@@ -1,0 +1,258 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * acl_inherit() against the kernel: objects of many modes are made below a directory with a default
+ * ACL, and the mode and the access ACL that they got must be what acl_inherit() says.
+ */
+#include "helpers.h"
+
+#include <endian.h>
+#include <errno.h>
+#include <sys/xattr.h>
+
+#include "overlay/internal.h"
+
+#define ACL_ACCESS  "system.posix_acl_access"
+#define ACL_DEFAULT "system.posix_acl_default"
+
+/* linux/posix_acl_xattr.h */
+struct acl_line {
+	uint16_t tag;
+	uint16_t perm;
+	uint32_t id;
+};
+
+#define NO_ID     0xffffffff
+#define USER_OBJ  0x01
+#define USER      0x02
+#define GROUP_OBJ 0x04
+#define GROUP     0x08
+#define MASK      0x10
+#define OTHER     0x20
+
+struct acl_case {
+	const char *what;
+	struct acl_line lines[8];
+	size_t count;
+};
+
+static const struct acl_case cases[] = {
+	{ "user::rwx group::r-x other::r-x",
+	  { { USER_OBJ, 7, NO_ID }, { GROUP_OBJ, 5, NO_ID }, { OTHER, 5, NO_ID } },
+	  3 },
+	{ "user::rwx group::rwx other::rwx",
+	  { { USER_OBJ, 7, NO_ID }, { GROUP_OBJ, 7, NO_ID }, { OTHER, 7, NO_ID } },
+	  3 },
+	{ "user::--- group::--- other::---",
+	  { { USER_OBJ, 0, NO_ID }, { GROUP_OBJ, 0, NO_ID }, { OTHER, 0, NO_ID } },
+	  3 },
+	{ "user::rw- group::r-- mask::rwx other::---, a mask that nobody needs",
+	  { { USER_OBJ, 6, NO_ID },
+	    { GROUP_OBJ, 4, NO_ID },
+	    { MASK, 7, NO_ID },
+	    { OTHER, 0, NO_ID } },
+	  4 },
+	{ "user::rwx user:1000:rwx group::r-x mask::rwx other::r-x",
+	  { { USER_OBJ, 7, NO_ID },
+	    { USER, 7, 1000 },
+	    { GROUP_OBJ, 5, NO_ID },
+	    { MASK, 7, NO_ID },
+	    { OTHER, 5, NO_ID } },
+	  5 },
+	{ "user::rwx group::rwx group:50:rw- mask::r-x other::---",
+	  { { USER_OBJ, 7, NO_ID },
+	    { GROUP_OBJ, 7, NO_ID },
+	    { GROUP, 6, 50 },
+	    { MASK, 5, NO_ID },
+	    { OTHER, 0, NO_ID } },
+	  5 },
+	{ "user::r-x user:1:-wx user:1000:r-- group::-w- group:5:--x group:60:rwx mask::-w- "
+	  "other::--x",
+	  { { USER_OBJ, 5, NO_ID },
+	    { USER, 3, 1 },
+	    { USER, 4, 1000 },
+	    { GROUP_OBJ, 2, NO_ID },
+	    { GROUP, 1, 5 },
+	    { GROUP, 7, 60 },
+	    { MASK, 2, NO_ID },
+	    { OTHER, 1, NO_ID } },
+	  8 },
+	{ "user::rwx user:1000:rwx group::rwx mask::--- other::rwx",
+	  { { USER_OBJ, 7, NO_ID },
+	    { USER, 7, 1000 },
+	    { GROUP_OBJ, 7, NO_ID },
+	    { MASK, 0, NO_ID },
+	    { OTHER, 7, NO_ID } },
+	  5 },
+};
+
+#define ACL_MAX (4 + 8 * sizeof(struct acl_line))
+
+static size_t build(const struct acl_case *c, uint8_t out[ACL_MAX])
+{
+	uint32_t version = htole32(2);
+
+	memcpy(out, &version, 4);
+	for (size_t i = 0; i < c->count; i++) {
+		struct acl_line line = { htole16(c->lines[i].tag), htole16(c->lines[i].perm),
+					 htole32(c->lines[i].id) };
+
+		memcpy(out + 4 + i * sizeof(line), &line, sizeof(line));
+	}
+	return 4 + c->count * sizeof(struct acl_line);
+}
+
+enum kind { FILE_OPENED, DIRECTORY, FIFO };
+
+static void make(int dir, const char *name, enum kind kind, mode_t mode)
+{
+	int fd;
+
+	switch (kind) {
+	case FILE_OPENED:
+		fd = openat(dir, name, O_CREAT | O_EXCL | O_WRONLY | O_CLOEXEC, mode);
+		assert_true(fd >= 0);
+		close(fd);
+		break;
+	case DIRECTORY: assert_int_equal(mkdirat(dir, name, mode), 0); break;
+	case FIFO: assert_int_equal(mkfifoat(dir, name, mode), 0); break;
+	}
+}
+
+/* @def is the default ACL as the filesystem gives it back. */
+static void compare_one(const struct scratch *s, const struct acl_case *c, enum kind kind,
+			mode_t mode, const void *def, size_t size)
+{
+	struct acl_inherited got;
+	uint8_t access[ACL_MAX];
+	char path[192];
+	struct stat st;
+	ssize_t n;
+	mode_t type;
+
+	make(s->fd, "new", kind, mode);
+	snprintf(path, sizeof(path), "%s/new", s->path);
+	assert_int_equal(lstat(path, &st), 0);
+	n = lgetxattr(path, ACL_ACCESS, access, sizeof(access));
+	if (n < 0) {
+		assert_int_equal(errno, ENODATA);
+		n = 0;
+	}
+	type = st.st_mode & S_IFMT;
+	assert_int_equal(acl_inherit(def, size, type | mode, &got), 0);
+	if (got.mode != st.st_mode)
+		fail_msg("%s: mode %o gives %o instead of %o", c->what, type | mode, got.mode,
+			 st.st_mode);
+	if (got.size != (size_t)n || (n && memcmp(got.access, access, n) != 0))
+		fail_msg("%s: mode %o gives another access ACL, of %zu bytes instead of %zd",
+			 c->what, mode, got.size, n);
+	free(got.access);
+	assert_int_equal(unlinkat(s->fd, "new", kind == DIRECTORY ? AT_REMOVEDIR : 0), 0);
+}
+
+static void compare_case(const struct scratch *s, const struct acl_case *c)
+{
+	uint8_t value[ACL_MAX];
+	uint8_t def[ACL_MAX];
+	size_t size = build(c, value);
+
+	assert_int_equal(fsetxattr(s->fd, ACL_DEFAULT, value, size, 0), 0);
+	assert_same(c->what, fgetxattr(s->fd, ACL_DEFAULT, def, sizeof(def)), size);
+	for (mode_t mode = 0; mode <= 0777; mode++)
+		compare_one(s, c, FILE_OPENED, mode, def, size);
+	/* suid, sgid and sticky stay as they are */
+	for (mode_t high = 01000; high <= 07000; high += 01000)
+		compare_one(s, c, FILE_OPENED, high | 0755, def, size);
+	for (mode_t mode = 0; mode <= 0777; mode += 7) {
+		compare_one(s, c, DIRECTORY, mode, def, size);
+		compare_one(s, c, FIFO, mode, def, size);
+	}
+	compare_one(s, c, DIRECTORY, 01777, def, size);
+}
+
+static void compare_on(const char *where)
+{
+	struct scratch s;
+	uint8_t value[ACL_MAX];
+	size_t size = build(&cases[0], value);
+	mode_t umask_before;
+
+	if (access(where, W_OK) < 0)
+		skip_because("%s cannot be written", where);
+	scratch_make(&s, where);
+	if (fsetxattr(s.fd, ACL_DEFAULT, value, size, 0) < 0) {
+		int err = errno;
+
+		scratch_remove(&s);
+		if (err == EOPNOTSUPP)
+			skip_because("the filesystem of %s has no ACLs", where);
+		fail_msg("a default ACL on %s: %s", where, strerror(err));
+	}
+	/* which says nothing below a default ACL */
+	umask_before = umask(0077);
+	for (size_t i = 0; i < ARRAY_SIZE(cases); i++)
+		compare_case(&s, &cases[i]);
+	umask(umask_before);
+	scratch_remove(&s);
+}
+
+static void test_inheritance_is_that_of_the_filesystem_of_var_tmp(void **state)
+{
+	compare_on("/var/tmp");
+}
+
+static void test_inheritance_is_that_of_tmpfs(void **state)
+{
+	compare_on("/dev/shm");
+}
+
+static int inherit_bytes(const uint8_t *value, size_t size)
+{
+	autofree uint8_t *copy = malloc(size ? size : 1);
+	struct acl_inherited out = { 0 };
+	int err;
+
+	assert_non_null(copy);
+	memcpy(copy, value, size);
+	err = acl_inherit(copy, size, S_IFREG | 0644, &out);
+	if (err == 0)
+		free(out.access);
+	else
+		assert_null(out.access);
+	return err;
+}
+
+static void test_a_value_of_the_wrong_size_is_refused(void **state)
+{
+	uint8_t value[ACL_MAX + 8] = { 0 };
+	size_t size = build(&cases[6], value);
+
+	for (size_t n = 0; n <= size; n++)
+		assert_same("bytes", inherit_bytes(value, n),
+			    n >= 4 && n % sizeof(struct acl_line) == 4 ? 0 : -EINVAL);
+}
+
+static void test_a_value_of_another_version_is_refused(void **state)
+{
+	uint8_t value[ACL_MAX];
+	size_t size = build(&cases[0], value);
+
+	for (unsigned int version = 0; version < 256; version++) {
+		value[0] = (uint8_t)version;
+		assert_int_equal(inherit_bytes(value, size), version == 2 ? 0 : -EOPNOTSUPP);
+	}
+	value[0] = 2;
+	value[3] = 1;
+	assert_int_equal(inherit_bytes(value, size), -EOPNOTSUPP);
+}
+
+int main(void)
+{
+	static const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_inheritance_is_that_of_the_filesystem_of_var_tmp),
+		cmocka_unit_test(test_inheritance_is_that_of_tmpfs),
+		cmocka_unit_test(test_a_value_of_the_wrong_size_is_refused),
+		cmocka_unit_test(test_a_value_of_another_version_is_refused),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
