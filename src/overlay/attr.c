@@ -51,6 +51,14 @@ int entry_fill(struct ovl *o, struct ovl_inode *i, struct ovl_entry *out)
 	return 0;
 }
 
+void entry_take(struct ovl *o, struct ovl_inode *i, const struct statx *st, struct ovl_entry *out)
+{
+	out->attr = *st;
+	attr_translate(o, i, &out->attr);
+	out->node = i->node;
+	inode_count_lookup(o, i);
+}
+
 void attr_notify(struct ovl *o, struct ovl_inode *i, bool listing)
 {
 	if (o->attr_changed)

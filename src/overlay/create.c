@@ -27,7 +27,8 @@ struct creation {
 	const char *target; /* of a symlink */
 	bool has_default_acl;
 	bool opaque;
-	int fd; /* of a regular file */
+	int fd;          /* of a regular file */
+	struct statx st; /* of what was made */
 };
 
 int upper_parent(struct ovl *o, const struct ovl_caller *caller, struct ovl_inode *dir,
@@ -228,6 +229,7 @@ static int adopt_new(struct creation *c, struct ovl_inode **out)
 	struct looked_up l = { .flags = INODE_UPPER | (c->opaque ? INODE_OPAQUE : 0) };
 	int err = layer_stat(c->dir, c->name, &l.st);
 
+	c->st = l.st;
 	if (err < 0)
 		return err;
 	l.ino = ino_compose(c->o, statx_dev(&l.st), l.st.stx_ino);
@@ -286,7 +288,7 @@ static int create_entry(struct creation *c, ovl_node parent, bool keep_open, str
 	if (err == 0 && keep_open)
 		err = adopt_fd(c->o, i, &c->fd);
 	if (err == 0)
-		err = entry_fill(c->o, i, out);
+		entry_take(c->o, i, &c->st, out);
 	if (err == 0 && keep_open) {
 		lock_take(&i->lock);
 		i->nopen++;

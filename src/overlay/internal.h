@@ -339,6 +339,9 @@ int lookup_instantiate(struct ovl *o, struct ovl_inode *parent, const char *name
 		       struct looked_up *l, struct ovl_inode **out);
 /* The inode of a name, known or looked up, with a reference. */
 int lookup_inode(struct ovl *o, struct ovl_inode *dir, const char *name, struct ovl_inode **out);
+/* As lookup_inode(), with what ovl_lookup() returns. *@out may be set although it fails. */
+int lookup_entry(struct ovl *o, struct ovl_inode *dir, const char *name, struct ovl_inode **out,
+		 struct ovl_entry *entry);
 /* Whether some lower layer of @dir shows @name: a whiteout is needed to hide it. */
 bool lower_has(struct ovl *o, struct ovl_inode *dir, const char *name, bool topology_held);
 /* Whether an object that is no directory is a whiteout. @st is its own. */
@@ -349,7 +352,9 @@ int name_check(struct ovl *o, const char *name);
 int attr_get(struct ovl *o, struct ovl_inode *i, struct statx *out);
 /* Makes a real object's attributes the union's. @i->lock is held or its fields are settled. */
 void attr_translate(struct ovl *o, struct ovl_inode *i, struct statx *st);
+/* Counts a lookup. entry_take() is for who has the real object's attributes at hand. */
 int entry_fill(struct ovl *o, struct ovl_inode *i, struct ovl_entry *out);
+void entry_take(struct ovl *o, struct ovl_inode *i, const struct statx *st, struct ovl_entry *out);
 void attr_notify(struct ovl *o, struct ovl_inode *i, bool listing);
 /*
  * Drops set-id bits of an upper file as a write by a caller without CAP_FSETID does: suid, and sgid

@@ -686,25 +686,34 @@ bool lower_has(struct ovl *o, struct ovl_inode *dir, const char *name, bool topo
 	return false;
 }
 
+int lookup_entry(struct ovl *o, struct ovl_inode *dir, const char *name, struct ovl_inode **out,
+		 struct ovl_entry *entry)
+{
+	struct looked_up l;
+	int err;
+
+	*out = name_find(o, dir, name, strlen(name));
+	if (*out)
+		return entry_fill(o, *out, entry);
+	err = lookup_real(o, dir, name, &l);
+	if (err < 0)
+		return err;
+	err = lookup_instantiate(o, dir, name, &l, out);
+	if (err == 0)
+		entry_take(o, *out, &l.st, entry);
+	looked_up_free(&l);
+	return err;
+}
+
 int ovl_lookup(struct ovl *o, ovl_node parent, const char *name, struct ovl_entry *out)
 {
 	struct ovl_inode *i = NULL;
-	struct looked_up l;
 	int err;
 	struct ovl_inode *dir = inode_get_dir(o, parent, &err);
 
 	if (!dir)
 		return err;
-	i = name_find(o, dir, name, strlen(name));
-	if (!i) {
-		err = lookup_real(o, dir, name, &l);
-		if (err == 0) {
-			err = lookup_instantiate(o, dir, name, &l, &i);
-			looked_up_free(&l);
-		}
-	}
-	if (err == 0)
-		err = entry_fill(o, i, out);
+	err = lookup_entry(o, dir, name, &i, out);
 	inode_put(o, i);
 	inode_put(o, dir);
 	return err;

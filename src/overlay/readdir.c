@@ -455,12 +455,10 @@ static int look_entry(struct ovl *o, struct ovl_inode *dir, const char *name, bo
 		      struct ovl_entry *out)
 {
 	struct ovl_inode *i = NULL;
-	int err = lookup_inode(o, dir, name, &i);
+	int err = lookup_entry(o, dir, name, &i, out);
 
-	if (err == 0) {
+	if (err == 0)
 		*origin = inode_has(i, INODE_ORIGIN);
-		err = entry_fill(o, i, out);
-	}
 	inode_put(o, i);
 	return err == -ENOENT ? 1 : err;
 }
