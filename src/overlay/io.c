@@ -180,8 +180,10 @@ static ssize_t copy_range(struct ovl *o, const struct ovl_caller *caller, struct
 {
 	autoref struct layer_ref *from = NULL;
 	autoref struct layer_ref *to = NULL;
-	ssize_t n = writable_file(o, caller, out, &to);
+	ssize_t n = protattr_check(out, true);
 
+	if (n == 0)
+		n = writable_file(o, caller, out, &to);
 	if (n == 0)
 		n = file_ref(o, in, false, &from);
 	if (n == 0)
@@ -320,6 +322,8 @@ static int change(struct ovl *o, const struct ovl_caller *caller, ovl_node node,
 			i->protattr = (uint8_t)protattr;
 		reach_done(i, &r);
 	}
+	if (err == 0)
+		attr_notify(o, i, false); /* ctime: an ioctl tells the kernel nothing */
 	inode_put(o, i);
 	return err;
 }

@@ -322,8 +322,8 @@ def fewer_blocks(path, field, expected, got, kernel, plyfs):
 def mtime_of_mapped_files(path, field, expected, got, kernel, plyfs):
     """See mtime_of_mappings."""
     return (field == "mtime" and plyfs is not None and os.path.isfile(plyfs.root + b"/" + path)
-            and _mtime_of_mapping(kernel.root + b"/" + path, plyfs.root + b"/" + path, expected, got,
-                                  plyfs))
+            and _mtime_of_mapping(kernel.root + b"/" + path, plyfs.root + b"/" + path,
+                                  expected, got, plyfs))
 
 
 TREES = [mtime_of_mapped_files, birth_of_the_lower, whiteouts_listed, fewer_blocks]

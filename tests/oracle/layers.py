@@ -93,7 +93,7 @@ def _layer(rng, lower, last, depth, fill, below=frozenset()):
         obj = {"kind": kind, "p": path}
         if kind == "whiteout":
             if not lower and parent and (cut or parent not in below):
-                return  # in an upper the kernel believes whiteouts only where something may be below
+                return  # the kernel believes those of an upper only where something may be below
             objects.append(obj)
             return
         if kind == "link":
@@ -120,7 +120,7 @@ def _layer(rng, lower, last, depth, fill, below=frozenset()):
             if special < 0.1:
                 cut = True
                 xattrs[b"trusted.overlay.opaque"] = b"y"
-            elif special < 0.3 and path in below and not cut:
+            elif special < 0.3 and lower and path in below and not cut:
                 xattrs[b"trusted.overlay.opaque"] = b"x"
                 hidden = True
             elif 0.5 < special < 0.55 and lower and not last:
