@@ -26,6 +26,7 @@ struct creation {
 	dev_t rdev;
 	const char *target; /* of a symlink */
 	bool has_default_acl;
+	bool over_whiteout; /* it took the place of one */
 	bool opaque;
 	int fd;          /* of a regular file */
 	struct statx st; /* of what was made */
@@ -216,8 +217,10 @@ static int create_locked(struct creation *c)
 	if (!c->has_default_acl && !S_ISLNK(c->mode))
 		c->mode &= ~(c->caller->umask & 0777);
 	err = make_as_caller(c, layer_fd(c->dir), c->name);
-	if (err == -EEXIST && upper_has_whiteout(c->o, c->dir, c->name))
+	if (err == -EEXIST && upper_has_whiteout(c->o, c->dir, c->name)) {
+		c->over_whiteout = true;
 		return make_through_work(c, true);
+	}
 	if ((err == -EACCES || err == -EPERM) && c->caller->uid != c->o->uid)
 		return make_through_work(c, false);
 	return err;
@@ -243,6 +246,23 @@ static int adopt_new(struct creation *c, struct ovl_inode **out)
 	return err;
 }
 
+/* Out of memory after the fact: the name is again what it was. */
+static void undo(struct creation *c)
+{
+	bool is_dir = S_ISDIR(c->mode);
+	int work = layer_fd(c->o->work);
+	char temp[FMT_TEMP_NAME_MAX];
+
+	if (!c->over_whiteout) {
+		at_unlink(layer_fd(c->dir), c->name, is_dir ? AT_REMOVEDIR : 0);
+	} else if (!is_dir) {
+		whiteout_at(c->o, layer_fd(c->dir), c->name, true);
+	} else if (whiteout_make(c->o, temp) == 0) {
+		at_rename(work, temp, layer_fd(c->dir), c->name, RENAME_EXCHANGE);
+		work_remove(c->o, temp);
+	}
+}
+
 static int create(struct creation *c, struct ovl_inode **out)
 {
 	int err = name_check(c->o, c->name);
@@ -255,8 +275,11 @@ static int create(struct creation *c, struct ovl_inode **out)
 		return err;
 	lock_take(&c->parent->lock);
 	err = create_locked(c);
-	if (err == 0)
+	if (err == 0) {
 		err = adopt_new(c, out);
+		if (err < 0)
+			undo(c);
+	}
 	lock_drop(&c->parent->lock);
 	layer_ref_put(c->dir);
 	return err;
@@ -286,7 +309,7 @@ static int create_entry(struct creation *c, ovl_node parent, bool keep_open, str
 		return err;
 	err = create(c, &i);
 	if (err == 0 && keep_open)
-		err = adopt_fd(c->o, i, &c->fd);
+		adopt_fd(c->o, i, &c->fd); /* or it is opened again when it is needed */
 	if (err == 0)
 		entry_take(c->o, i, &c->st, out);
 	if (err == 0 && keep_open) {
