@@ -190,7 +190,7 @@ static int store_origin(struct copyup *c)
 	size = origin_encode(c->o, c->from, c->from_name, value);
 	if (size < 0)
 		return (int)size;
-	c->has_origin = size > 0;
+	c->has_origin = true;
 	err = at_setxattr(work_fd(c), c->temp, xname(c->o, FMT_ORIGIN), value, (size_t)size, 0);
 	/* user.* xattrs exist on files and directories only; the origin is a hint, not data */
 	if (err == -EOPNOTSUPP || (err == -EPERM && c->o->userxattr)) {
@@ -204,7 +204,7 @@ static int store_origin(struct copyup *c)
 static int publish_name(struct copyup *c)
 {
 	int to = layer_fd(c->to_dir);
-	int err = at_rename(work_fd(c), c->temp, to, c->name, RENAME_NOREPLACE);
+	int err = work_publish(c->o, c->temp, c->st.stx_mode, to, c->name, RENAME_NOREPLACE);
 
 	if (err != -EINVAL)
 		return err;
@@ -215,7 +215,7 @@ static int publish_name(struct copyup *c)
 	}
 	if (mkdirat(to, c->name, 0) < 0) /* an empty directory can be replaced */
 		return -errno;
-	return at_rename(work_fd(c), c->temp, to, c->name, 0);
+	return work_publish(c->o, c->temp, c->st.stx_mode, to, c->name, 0);
 }
 
 /* Under the inode's lock: from here on the upper object is the object. */

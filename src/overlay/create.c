@@ -135,6 +135,7 @@ static int inherit(struct creation *c, int work, const char *temp)
 		if (err < 0)
 			return err;
 	}
+	c->mode = acl.mode;
 	err = at_chmod(work, temp, acl.mode & 07777);
 	if (err == 0 && acl.size)
 		err = at_setxattr(work, temp, ACL_ACCESS, acl.access, acl.size, 0);
@@ -160,17 +161,16 @@ static int build_in_work(struct creation *c, const char *temp, bool over_whiteou
 
 static int move_into_place(struct creation *c, const char *temp, bool over_whiteout)
 {
-	int work = layer_fd(c->o->work);
-	int dir = layer_fd(c->dir);
+	unsigned int flags = 0;
 	int err;
 
 	if (!over_whiteout)
-		return at_rename(work, temp, dir, c->name, RENAME_NOREPLACE);
-	if (!S_ISDIR(c->mode))
-		return at_rename(work, temp, dir, c->name, 0);
-	err = at_rename(work, temp, dir, c->name, RENAME_EXCHANGE);
-	if (err == 0)
-		at_unlink(work, temp, 0); /* the whiteout */
+		flags = RENAME_NOREPLACE;
+	else if (S_ISDIR(c->mode)) /* it cannot replace the whiteout */
+		flags = RENAME_EXCHANGE;
+	err = work_publish(c->o, temp, c->mode, layer_fd(c->dir), c->name, flags);
+	if (err == 0 && flags == RENAME_EXCHANGE)
+		at_unlink(layer_fd(c->o->work), temp, 0);
 	return err;
 }
 

@@ -125,9 +125,10 @@ enum fmt_opaque fmt_opaque_value(const void *value, ssize_t size)
 
 int fmt_redirect_check(const char *value, size_t size)
 {
-	const char *end = value + size;
+	const char *end = value + strnlen(value, size);
 
-	if (size == 0 || memchr(value, '\0', size))
+	size = (size_t)(end - value);
+	if (size == 0)
 		return -EINVAL;
 	if (*value != '/')
 		return memchr(value, '/', size) ? -EINVAL : 0;

@@ -56,7 +56,10 @@ int fmt_xattr_unescape(bool userxattr, const char *stored, char *out, size_t siz
 enum fmt_opaque { FMT_NOT_OPAQUE, FMT_IS_OPAQUE, FMT_XWHITEOUTS };
 enum fmt_opaque fmt_opaque_value(const void *value, ssize_t size);
 
-/* Value of FMT_REDIRECT: 0, or -EINVAL for what the kernel rejects. @value need not end in NUL. */
+/*
+ * Value of FMT_REDIRECT: 0, or -EINVAL for what the kernel rejects. @value need not end in NUL, and
+ * ends, as for the kernel, at the first one.
+ */
 int fmt_redirect_check(const char *value, size_t size);
 
 /* Value of FMT_METACOPY: 0, or -EIO when malformed. */

@@ -399,6 +399,12 @@ void temp_name(struct ovl *o, char out[FMT_TEMP_NAME_MAX]);
 int remove_tree(int dirfd, const char *name, unsigned int depth);
 /* As remove_tree() of a name in work, of what holds whiteouts at most. Best effort. */
 void work_remove(struct ovl *o, const char *name);
+/*
+ * Renames what was built in work into place. @mode: with the type. Who is bound by modes may not
+ * move a directory that he may not write: it gets its mode when it is there.
+ */
+int work_publish(struct ovl *o, const char *temp, mode_t mode, int dirfd, const char *name,
+		 unsigned int flags);
 /* A whiteout under a new name in work. */
 int whiteout_make(struct ovl *o, char name[FMT_TEMP_NAME_MAX]);
 /* A whiteout at a name of an upper directory where nothing is; or in the place of a non-directory.

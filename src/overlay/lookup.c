@@ -117,6 +117,7 @@ static int apply_redirect(struct walk *w, struct layer_ref *at, const char *comp
 		log_warning("layer %u: invalid redirect on '%s'", at->layer->index, comp);
 		return -EINVAL;
 	}
+	size = (ssize_t)strnlen(value, (size_t)size);
 	if (*value == '/') {
 		/* An opaque ancestor on the way here does not end what this redirect begins. */
 		w->stop = false;
@@ -398,7 +399,7 @@ static int look_upper(struct lookup *l, struct layer_ref *upper, const char *nam
 	if (l->w.opaque)
 		out->flags |= INODE_OPAQUE;
 	if (f.marks & 1U << FMT_PROTATTR) {
-		char value[8];
+		char value[32]; /* the kernel reads as much */
 		ssize_t n =
 			layer_getxattr(upper, name, xname(o, FMT_PROTATTR), value, sizeof(value));
 

@@ -212,6 +212,22 @@ void workdir_close(struct ovl *o)
 	o->work = NULL;
 }
 
+int work_publish(struct ovl *o, const char *temp, mode_t mode, int dirfd, const char *name,
+		 unsigned int flags)
+{
+	int work = layer_fd(o->work);
+	bool mode_later = S_ISDIR(mode) && !(mode & S_IWUSR) && !o->overrides_modes;
+	int err = 0;
+
+	if (mode_later)
+		err = at_chmod(work, temp, (mode & 07777) | S_IWUSR);
+	if (err == 0)
+		err = at_rename(work, temp, dirfd, name, flags);
+	if (err == 0 && mode_later)
+		err = at_chmod(dirfd, name, mode & 07777);
+	return err;
+}
+
 /*
  * Links the shared whiteout to @name in @dirfd. -EMLINK when that cannot be done (any more); the
  * next call begins a new one.

@@ -206,6 +206,31 @@ int at_open(int dirfd, const char *name, int flags)
 	return (int)result(open(p.path, flags | O_CLOEXEC));
 }
 
+/* What both ways refuse: openat2(2) would let ".." pass where it stays beneath. */
+static int check_beneath(const char *path)
+{
+	if (*path == '/')
+		return -EXDEV;
+	for (;;) {
+		size_t len = strcspn(path, "/");
+
+		if (len == 0)
+			return -EINVAL;
+		if (len == 2 && !memcmp(path, "..", 2))
+			return -EXDEV;
+		if (!path[len])
+			return 0;
+		path += len + 1;
+	}
+}
+
+static bool is_symlink(int dirfd, const char *name)
+{
+	struct statx st;
+
+	return at_statx(dirfd, name, &st) == 0 && S_ISLNK(st.stx_mode);
+}
+
 /* Without openat2(2): one component at a time, each O_NOFOLLOW. */
 static int open_stepwise(int dirfd, const char *path, int flags)
 {
@@ -217,14 +242,14 @@ static int open_stepwise(int dirfd, const char *path, int flags)
 		bool last = path[len] == '\0';
 		int fd;
 
-		if (len == 0 || len > NAME_MAX)
-			return len ? -ENAMETOOLONG : -EINVAL;
+		if (len > NAME_MAX)
+			return -ENAMETOOLONG;
 		memcpy(name, path, len);
 		name[len] = '\0';
-		if (!strcmp(name, ".."))
-			return -EXDEV;
 		fd = openat(dirfd, name,
 			    (last ? flags : O_PATH | O_DIRECTORY) | O_NOFOLLOW | O_CLOEXEC);
+		if (fd < 0 && errno == ENOTDIR && !last && is_symlink(dirfd, name))
+			return -ELOOP; /* as openat2(2) says it */
 		if (fd < 0)
 			return -errno;
 		if (last)
@@ -241,7 +266,10 @@ int at_open_beneath(int dirfd, const char *path, int flags)
 		.flags = (uint64_t)(flags | O_NOFOLLOW | O_CLOEXEC),
 		.resolve = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS,
 	};
+	int err = check_beneath(path);
 
+	if (err < 0)
+		return err;
 	if (!no_openat2) {
 		for (int tries = 0; tries < 100; tries++) {
 			long r = syscall(SYS_openat2, dirfd, path, &how, sizeof(how));

@@ -8,7 +8,6 @@ sides, only checked within one (inode numbers).
 
 import errno
 import os
-import stat
 import zlib
 
 import syscalls as sc
@@ -206,19 +205,14 @@ def check_constant(reference_before, reference, before, tree, trusted):
     return out
 
 
-def _visible(path):
-    """Whether a layer has something there that is not a whiteout."""
-    try:
-        st = os.lstat(path)
-    except OSError:
-        return False
-    return st.st_rdev != 0 or not stat.S_ISCHR(st.st_mode)
+def _directory(path):
+    return os.path.isdir(path) and not os.path.islink(path)
 
 
 def on_disk(root, lowers):
     """
     An upper layer as it lies on disk, with the overlay's own xattrs. The mark of an opaque
-    directory is left out where none of @lowers has the name: there it says nothing.
+    directory is left out where none of @lowers has a directory: there it says nothing.
     """
     tree = {}
     groups = {}
@@ -254,7 +248,7 @@ def on_disk(root, lowers):
     _group(tree, groups)
     for rel, entry in tree.items():
         xattrs = entry.get("xattrs", {})
-        if not any(_visible(lower + b"/" + rel) for lower in lowers):
+        if not any(_directory(lower + b"/" + rel) for lower in lowers):
             xattrs.pop(b"trusted.overlay.opaque", None)
         # a hint that is only wrong when it lacks: see check_impure()
         impure = xattrs.pop(b"trusted.overlay.impure", None)

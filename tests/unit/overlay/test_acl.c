@@ -101,6 +101,13 @@ static size_t build(const struct acl_case *c, uint8_t out[ACL_MAX])
 	return 4 + c->count * sizeof(struct acl_line);
 }
 
+static struct scratch scratch;
+
+static int clean_up(void **state)
+{
+	return scratch_remove(&scratch);
+}
+
 enum kind { FILE_OPENED, DIRECTORY, FIFO };
 
 static void make(int dir, const char *name, enum kind kind, mode_t mode)
@@ -119,8 +126,8 @@ static void make(int dir, const char *name, enum kind kind, mode_t mode)
 }
 
 /* @def is the default ACL as the filesystem gives it back. */
-static void compare_one(const struct scratch *s, const struct acl_case *c, enum kind kind,
-			mode_t mode, const void *def, size_t size)
+static void compare_one(const struct acl_case *c, enum kind kind, mode_t mode, const void *def,
+			size_t size)
 {
 	struct acl_inherited got;
 	uint8_t access[ACL_MAX];
@@ -129,8 +136,8 @@ static void compare_one(const struct scratch *s, const struct acl_case *c, enum 
 	ssize_t n;
 	mode_t type;
 
-	make(s->fd, "new", kind, mode);
-	snprintf(path, sizeof(path), "%s/new", s->path);
+	make(scratch.fd, "new", kind, mode);
+	snprintf(path, sizeof(path), "%s/new", scratch.path);
 	assert_int_equal(lstat(path, &st), 0);
 	n = lgetxattr(path, ACL_ACCESS, access, sizeof(access));
 	if (n < 0) {
@@ -146,43 +153,41 @@ static void compare_one(const struct scratch *s, const struct acl_case *c, enum 
 		fail_msg("%s: mode %o gives another access ACL, of %zu bytes instead of %zd",
 			 c->what, mode, got.size, n);
 	free(got.access);
-	assert_int_equal(unlinkat(s->fd, "new", kind == DIRECTORY ? AT_REMOVEDIR : 0), 0);
+	assert_int_equal(unlinkat(scratch.fd, "new", kind == DIRECTORY ? AT_REMOVEDIR : 0), 0);
 }
 
-static void compare_case(const struct scratch *s, const struct acl_case *c)
+static void compare_case(const struct acl_case *c)
 {
 	uint8_t value[ACL_MAX];
 	uint8_t def[ACL_MAX];
 	size_t size = build(c, value);
 
-	assert_int_equal(fsetxattr(s->fd, ACL_DEFAULT, value, size, 0), 0);
-	assert_same(c->what, fgetxattr(s->fd, ACL_DEFAULT, def, sizeof(def)), size);
+	assert_int_equal(fsetxattr(scratch.fd, ACL_DEFAULT, value, size, 0), 0);
+	assert_same(c->what, fgetxattr(scratch.fd, ACL_DEFAULT, def, sizeof(def)), size);
 	for (mode_t mode = 0; mode <= 0777; mode++)
-		compare_one(s, c, FILE_OPENED, mode, def, size);
+		compare_one(c, FILE_OPENED, mode, def, size);
 	/* suid, sgid and sticky stay as they are */
 	for (mode_t high = 01000; high <= 07000; high += 01000)
-		compare_one(s, c, FILE_OPENED, high | 0755, def, size);
+		compare_one(c, FILE_OPENED, high | 0755, def, size);
 	for (mode_t mode = 0; mode <= 0777; mode += 7) {
-		compare_one(s, c, DIRECTORY, mode, def, size);
-		compare_one(s, c, FIFO, mode, def, size);
+		compare_one(c, DIRECTORY, mode, def, size);
+		compare_one(c, FIFO, mode, def, size);
 	}
-	compare_one(s, c, DIRECTORY, 01777, def, size);
+	compare_one(c, DIRECTORY, 01777, def, size);
 }
 
 static void compare_on(const char *where)
 {
-	struct scratch s;
 	uint8_t value[ACL_MAX];
 	size_t size = build(&cases[0], value);
 	mode_t umask_before;
 
 	if (access(where, W_OK) < 0)
 		skip_because("%s cannot be written", where);
-	scratch_make(&s, where);
-	if (fsetxattr(s.fd, ACL_DEFAULT, value, size, 0) < 0) {
+	scratch_make(&scratch, where);
+	if (fsetxattr(scratch.fd, ACL_DEFAULT, value, size, 0) < 0) {
 		int err = errno;
 
-		scratch_remove(&s);
 		if (err == EOPNOTSUPP)
 			skip_because("the filesystem of %s has no ACLs", where);
 		fail_msg("a default ACL on %s: %s", where, strerror(err));
@@ -190,9 +195,8 @@ static void compare_on(const char *where)
 	/* which says nothing below a default ACL */
 	umask_before = umask(0077);
 	for (size_t i = 0; i < ARRAY_SIZE(cases); i++)
-		compare_case(&s, &cases[i]);
+		compare_case(&cases[i]);
 	umask(umask_before);
-	scratch_remove(&s);
 }
 
 static void test_inheritance_is_that_of_the_filesystem_of_var_tmp(void **state)
@@ -248,8 +252,9 @@ static void test_a_value_of_another_version_is_refused(void **state)
 int main(void)
 {
 	static const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_inheritance_is_that_of_the_filesystem_of_var_tmp),
-		cmocka_unit_test(test_inheritance_is_that_of_tmpfs),
+		cmocka_unit_test_teardown(test_inheritance_is_that_of_the_filesystem_of_var_tmp,
+					  clean_up),
+		cmocka_unit_test_teardown(test_inheritance_is_that_of_tmpfs, clean_up),
 		cmocka_unit_test(test_a_value_of_the_wrong_size_is_refused),
 		cmocka_unit_test(test_a_value_of_another_version_is_refused),
 	};

@@ -38,6 +38,7 @@ struct results {
 	struct result list[4096];
 };
 
+static struct scratch scratch;
 static struct results *results; /* of this run; shared memory */
 static char about[64];          /* what the next ones are about */
 
@@ -543,14 +544,13 @@ static struct results *run(void (*work)(int base, bool root), enum kernel kernel
 {
 	struct results *r =
 		mmap(NULL, sizeof(*r), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-	struct scratch s;
 	pid_t pid;
 	int status;
 
 	assert_true(r != MAP_FAILED);
-	scratch_make(&s, "/var/tmp");
+	scratch_make(&scratch, "/var/tmp");
 	if (!root)
-		assert_int_equal(fchown(s.fd, NOBODY, NOBODY), 0);
+		assert_int_equal(fchown(scratch.fd, NOBODY, NOBODY), 0);
 	pid = fork();
 	assert_true(pid >= 0);
 	if (pid == 0) {
@@ -564,12 +564,12 @@ static struct results *run(void (*work)(int base, bool root), enum kernel kernel
 			at_force_old_kernel();
 		if (kernel == REALLY_OLD && !become_old())
 			_exit(2);
-		work(s.fd, root);
+		work(scratch.fd, root);
 		r->done = r->count + 1 < ARRAY_SIZE(r->list);
 		_exit(0);
 	}
 	assert_int_equal(waitpid(pid, &status, 0), pid);
-	scratch_remove(&s);
+	assert_int_equal(scratch_remove(&scratch), 0);
 	if (WIFEXITED(status) && WEXITSTATUS(status) == 2) {
 		munmap(r, sizeof(*r));
 		skip_because("no seccomp filters here");
@@ -637,6 +637,11 @@ static void expect(void (*work)(int base, bool root), bool root)
 	munmap(r, sizeof(*r));
 }
 
+static int clean_up(void **state)
+{
+	return scratch_remove(&scratch);
+}
+
 static void test_every_call_on_every_object_as_root(void **state)
 {
 	expect(try_everything, true);
@@ -682,33 +687,25 @@ static void test_opening_beneath_on_a_kernel_without_openat2_is_the_same(void **
 	compare(try_beneath, REALLY_OLD, true);
 }
 
+/* Last: what it forces cannot be taken back. */
 static void test_nothing_stays_open(void **state)
 {
+	static struct results own;
 	unsigned int before;
-	struct scratch s;
-	struct results *r = calloc(1, sizeof(*r));
 
-	if (geteuid() != 0) {
-		free(r);
+	if (geteuid() != 0)
 		skip_because("needs root");
+	results = &own;
+	for (int old = 0; old < 2; old++) {
+		if (old)
+			at_force_old_kernel();
+		scratch_make(&scratch, "/var/tmp");
+		before = open_fds();
+		try_beneath(scratch.fd, true);
+		try_everything(scratch.fd, true);
+		assert_int_equal(open_fds(), before);
+		assert_int_equal(scratch_remove(&scratch), 0);
 	}
-	assert_non_null(r);
-	results = r;
-	scratch_make(&s, "/var/tmp");
-	before = open_fds();
-	try_beneath(s.fd, true);
-	try_everything(s.fd, true);
-	assert_int_equal(open_fds(), before);
-	/* not to be taken back: nothing may come after */
-	at_force_old_kernel();
-	scratch_remove(&s);
-	scratch_make(&s, "/var/tmp");
-	before = open_fds();
-	try_beneath(s.fd, true);
-	try_everything(s.fd, true);
-	assert_int_equal(open_fds(), before);
-	scratch_remove(&s);
-	free(r);
 }
 
 int main(void)
@@ -723,7 +720,7 @@ int main(void)
 		cmocka_unit_test(test_opening_beneath_stays_beneath),
 		cmocka_unit_test(test_opening_beneath_without_openat2_is_the_same),
 		cmocka_unit_test(test_opening_beneath_on_a_kernel_without_openat2_is_the_same),
-		cmocka_unit_test(test_nothing_stays_open),
+		cmocka_unit_test_teardown(test_nothing_stays_open, clean_up),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -160,5 +160,6 @@ int main(void)
 		cmocka_unit_test(test_all_who_sleep_get_it_in_the_end),
 	};
 
+	alarm(60); /* a lost wake-up would last for ever */
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

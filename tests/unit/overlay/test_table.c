@@ -156,12 +156,22 @@ static void test_forgetting_more_than_was_looked_up_is_harmless(void **state)
 {
 	struct ovl *o = begin();
 	ovl_node node = enter(o, o->root, "a", DT_REG);
+	struct ovl_inode *i;
 
 	inode_count_lookup(o, peek(o, node));
 	ovl_forget(o, node, UINT64_MAX);
 	assert_false(is_alive(o, node));
 	ovl_forget(o, node, 1);
 	ovl_forget(o, node, UINT64_MAX);
+	assert_counts(o, 1, 0);
+	/* also while somebody uses it */
+	node = enter(o, o->root, "a", DT_REG);
+	i = inode_get(o, node);
+	ovl_forget(o, node, 1000);
+	assert_int_equal(i->nlookup, 0);
+	assert_false(is_alive(o, node));
+	ovl_forget(o, node, 1);
+	inode_put(o, i);
 	assert_counts(o, 1, 0);
 	/* and the slot is well */
 	node = enter(o, o->root, "b", DT_REG);
