@@ -122,40 +122,56 @@ static int copy_contents(struct copyup *c)
 	return copy_data(file, c->fd, c->size, c->caller);
 }
 
-/*
- * Flags of chattr(1): those that only say how to store are set, those that forbid become an xattr,
- * since in upper they would forbid it to the overlay.
- */
-static int copy_flags(struct copyup *c)
+/* The private marks of the copy; before a mode that may forbid it to who is bound by modes. */
+static int store_marks(struct copyup *c)
 {
-	char value[2];
-	size_t len = fmt_protattr_encode(c->inode->protattr, value);
+	uint8_t origin[FMT_FH_MAX];
+	char protattr[2];
+	size_t len = fmt_protattr_encode(c->inode->protattr, protattr);
+	ssize_t size;
+	int err = 0;
+
+	if (c->o->no_xattr)
+		return 0;
+	if (len)
+		err = at_setxattr(work_fd(c), c->temp, xname(c->o, FMT_PROTATTR), protattr, len, 0);
+	/* A broken hard link is another file than its origin; an orphan has no place to be found
+	 * at. */
+	if (err < 0 || c->broken_link || !c->parent)
+		return err;
+	size = origin_encode(c->o, c->from, c->from_name, origin);
+	if (size < 0)
+		return (int)size;
+	err = at_setxattr(work_fd(c), c->temp, xname(c->o, FMT_ORIGIN), origin, (size_t)size, 0);
+	c->has_origin = err == 0;
+	/* user.* xattrs exist on files and directories only; the origin is a hint, not data */
+	return err == -EOPNOTSUPP || (err == -EPERM && c->o->userxattr) ? 0 : err;
+}
+
+/*
+ * Flags of chattr(1) that say how to store. Those that forbid became a mark: in upper they would
+ * forbid it to the overlay.
+ */
+static void copy_flags(struct copyup *c)
+{
 	int flags = 0;
 	int now = 0;
 	autofd int fd = -1;
 
 	if (!S_ISREG(c->st.stx_mode) && !S_ISDIR(c->st.stx_mode))
-		return 0;
-	if (len) {
-		int err =
-			at_setxattr(work_fd(c), c->temp, xname(c->o, FMT_PROTATTR), value, len, 0);
-
-		if (err < 0 && err != -EOPNOTSUPP)
-			return err;
-	}
+		return;
 	if (c->from->layer->ops->query(c->from, c->from_name, FS_IOC_GETFLAGS, &flags) < 0)
-		return 0;
+		return;
 	flags &= FS_SYNC_FL | FS_NOATIME_FL;
 	if (!flags)
-		return 0;
+		return;
 	fd = at_open(work_fd(c), c->temp, O_RDONLY | O_NONBLOCK);
 	if (fd < 0 || ioctl(fd, FS_IOC_GETFLAGS, &now) < 0)
-		return 0;
+		return;
 	now |= flags;
 	/* as the kernel: a filesystem that knows no such flags loses them */
 	if (ioctl(fd, FS_IOC_SETFLAGS, &now) < 0)
 		log_debug("flags %x of '%s' are lost at copy-up", (unsigned int)flags, c->name);
-	return 0;
 }
 
 static int copy_metadata(struct copyup *c)
@@ -169,35 +185,14 @@ static int copy_metadata(struct copyup *c)
 		return -EOVERFLOW;
 	if (err == 0) /* after the data and chown(2), which drop capabilities */
 		err = copy_xattrs(c->o, c->from, c->from_name, work_fd(c), c->temp);
-	if (err == 0 && !S_ISLNK(c->st.stx_mode))
+	if (err == 0)
+		err = store_marks(c);
+	if (err < 0)
+		return err;
+	copy_flags(c);
+	if (!S_ISLNK(c->st.stx_mode))
 		err = at_chmod(work_fd(c), c->temp, c->st.stx_mode & 07777);
-	if (err == 0)
-		err = copy_flags(c);
-	if (err == 0)
-		err = at_utimens(work_fd(c), c->temp, times);
-	return err;
-}
-
-static int store_origin(struct copyup *c)
-{
-	uint8_t value[FMT_FH_MAX];
-	ssize_t size;
-	int err;
-
-	/* A broken hard link is another file than its origin. */
-	if (c->broken_link || c->o->no_xattr)
-		return 0;
-	size = origin_encode(c->o, c->from, c->from_name, value);
-	if (size < 0)
-		return (int)size;
-	c->has_origin = true;
-	err = at_setxattr(work_fd(c), c->temp, xname(c->o, FMT_ORIGIN), value, (size_t)size, 0);
-	/* user.* xattrs exist on files and directories only; the origin is a hint, not data */
-	if (err == -EOPNOTSUPP || (err == -EPERM && c->o->userxattr)) {
-		c->has_origin = false;
-		return 0;
-	}
-	return err;
+	return err < 0 ? err : at_utimens(work_fd(c), c->temp, times);
 }
 
 /* A name in upper without replacing anything. */
@@ -309,8 +304,6 @@ static int run(struct copyup *c)
 		err = copy_contents(c);
 	if (err == 0)
 		err = copy_metadata(c);
-	if (err == 0 && c->parent)
-		err = store_origin(c);
 	/* What is seen after a crash is the whole file. */
 	if (err == 0 && c->size > 0 && fsync(c->fd) < 0)
 		err = -errno;

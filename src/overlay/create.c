@@ -69,8 +69,8 @@ static void come_back(const struct creation *c)
 	setfsgid(c->o->gid);
 }
 
-/* One system call that makes the object. */
-static int make(struct creation *c, int dirfd, const char *name)
+/* One system call that makes the object, with these permissions. */
+static int make(struct creation *c, int dirfd, const char *name, mode_t perm)
 {
 	int err;
 
@@ -78,13 +78,15 @@ static int make(struct creation *c, int dirfd, const char *name)
 		switch (c->mode & S_IFMT) {
 		case S_IFREG:
 			c->fd = openat(dirfd, name,
-				       O_CREAT | O_EXCL | O_RDWR | O_NOFOLLOW | O_CLOEXEC,
-				       c->mode & 07777);
+				       O_CREAT | O_EXCL | O_RDWR | O_NOFOLLOW | O_CLOEXEC, perm);
 			err = c->fd < 0 ? -errno : 0;
 			break;
-		case S_IFDIR: err = mkdirat(dirfd, name, c->mode & 07777) < 0 ? -errno : 0; break;
+		case S_IFDIR: err = mkdirat(dirfd, name, perm) < 0 ? -errno : 0; break;
 		case S_IFLNK: err = symlinkat(c->target, dirfd, name) < 0 ? -errno : 0; break;
-		default: err = mknodat(dirfd, name, c->mode, c->rdev) < 0 ? -errno : 0; break;
+		default:
+			err = mknodat(dirfd, name, (c->mode & S_IFMT) | perm, c->rdev) < 0 ? -errno
+											   : 0;
+			break;
 		}
 		if ((err != -EMFILE && err != -ENFILE) || !fdcache_shrink(&c->o->fds, 64))
 			return err;
@@ -94,7 +96,7 @@ static int make(struct creation *c, int dirfd, const char *name)
 static int make_as_caller(struct creation *c, int dirfd, const char *name)
 {
 	bool switched = become(c);
-	int err = make(c, dirfd, name);
+	int err = make(c, dirfd, name, c->mode & 07777);
 
 	if (switched)
 		come_back(c);
@@ -148,15 +150,19 @@ static int inherit(struct creation *c, int work, const char *temp)
 static int build_in_work(struct creation *c, const char *temp, bool over_whiteout)
 {
 	int work = layer_fd(c->o->work);
-	int err = inherit(c, work, temp);
 
-	if (err < 0 || !over_whiteout || !S_ISDIR(c->mode))
-		return err;
-	/* What the whiteout hid must not come back inside. */
-	if (c->o->no_xattr)
-		return -EIO;
-	c->opaque = true;
-	return at_setxattr(work, temp, xname(c->o, FMT_OPAQUE), "y", 1, 0);
+	if (over_whiteout && S_ISDIR(c->mode)) {
+		/* What the whiteout hid must not come back inside. Before a mode that may forbid
+		 * it. */
+		int err = c->o->no_xattr
+				  ? -EIO
+				  : at_setxattr(work, temp, xname(c->o, FMT_OPAQUE), "y", 1, 0);
+
+		if (err < 0)
+			return err;
+		c->opaque = true;
+	}
+	return inherit(c, work, temp);
 }
 
 static int move_into_place(struct creation *c, const char *temp, bool over_whiteout)
@@ -180,7 +186,7 @@ static int make_through_work(struct creation *c, bool over_whiteout)
 	int err;
 
 	temp_name(c->o, temp);
-	err = make(c, layer_fd(c->o->work), temp);
+	err = make(c, layer_fd(c->o->work), temp, 0700);
 	if (err < 0)
 		return err;
 	err = build_in_work(c, temp, over_whiteout);
