@@ -17,13 +17,14 @@
 /*
  * What is asked of the kernel. Left out on purpose: WRITEBACK_CACHE (the kernel would own size and
  * mtime of files that are copied up meanwhile), POSIX_LOCKS and FLOCK_LOCKS (locks are local to the
- * mount), EXPORT_SUPPORT (nodeids mean nothing after a remount).
+ * mount), EXPORT_SUPPORT (nodeids mean nothing after a remount), ASYNC_DIO (after an asynchronous
+ * direct write the kernel leaves stale pages in its cache).
  */
 #define WANTED                                                                                     \
 	(FUSE_ASYNC_READ | FUSE_ATOMIC_O_TRUNC | FUSE_BIG_WRITES | FUSE_DONT_MASK |                \
-	 FUSE_DO_READDIRPLUS | FUSE_READDIRPLUS_AUTO | FUSE_ASYNC_DIO | FUSE_PARALLEL_DIROPS |     \
-	 FUSE_ABORT_ERROR | FUSE_MAX_PAGES | FUSE_CACHE_SYMLINKS | FUSE_HANDLE_KILLPRIV_V2 |       \
-	 FUSE_SETXATTR_EXT | FUSE_NO_EXPORT_SUPPORT)
+	 FUSE_DO_READDIRPLUS | FUSE_READDIRPLUS_AUTO | FUSE_PARALLEL_DIROPS | FUSE_ABORT_ERROR |   \
+	 FUSE_MAX_PAGES | FUSE_CACHE_SYMLINKS | FUSE_HANDLE_KILLPRIV_V2 | FUSE_SETXATTR_EXT |      \
+	 FUSE_NO_EXPORT_SUPPORT)
 
 static void unmount(void *ctx)
 {

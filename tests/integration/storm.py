@@ -207,7 +207,10 @@ def make_plan(model, seed, length):
             new = [("append", f, model.names[f]["tag"])]
         elif kind == "chmod":
             n = model.pick(rng, lambda _, o: o["kind"] != "link")
-            new = [("chmod", n, rng.choice([0o600, 0o644, 0o711, 0o755, 0o700]))]
+            modes = [0o711, 0o755, 0o700, 0o2750]
+            if model.names[n]["kind"] == "file":
+                modes = [0o600, 0o644, 0o755, 0o700]
+            new = [("chmod", n, rng.choice(modes))]
         elif kind == "setxattr" and f:
             new = [("setxattr", f, rng.randrange(1000))]
         elif kind == "truncate" and f:

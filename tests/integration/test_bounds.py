@@ -35,6 +35,7 @@ def look_at_all(root):
     return n
 
 
+@pytest.mark.slow
 @pytest.mark.root("drops the kernel's caches")
 @pytest.mark.limit(400)
 def test_memory_per_inode(in_memory, full):
@@ -74,6 +75,7 @@ def test_memory_per_inode(in_memory, full):
     assert again <= grown * 1.1 + lib.MIB
 
 
+@pytest.mark.slow
 @pytest.mark.root("drops the kernel's caches")
 @pytest.mark.limit(120)
 def test_memory_does_not_leak(in_memory):
@@ -111,6 +113,7 @@ def test_memory_does_not_leak(in_memory):
     wait_for(lambda: settled() <= before + lib.MIB, 20, "memory as before")
 
 
+@pytest.mark.slow
 @pytest.mark.limit(120)
 def test_open_files_on_a_tree_of_20000_directories(in_memory):
     union = in_memory

@@ -487,6 +487,19 @@ def test_caller_needs_no_rights_on_what_the_mounter_copies(union):
         in_child(write, m / "d/new", uid=lib.NOBODY)
 
 
+def test_file_and_directory_that_are_read_only(union):
+    """The owner may change their mode; the marks of the copy must not need the right to write."""
+    write(union.lower() / "f", "x", mode=0o444)
+    mkdir(union.lower() / "d")
+    os.chmod(union.lower() / "d", 0o555)
+    m = union.mount()
+    os.utime(m / "f", ns=(OLD, OLD))
+    os.utime(m / "d", ns=(OLD, OLD))
+    for name, mode in (("f", 0o444), ("d", 0o555)):
+        st = os.stat(union.upper / name)
+        assert (oct(st.st_mode & 0o7777), st.st_mtime_ns) == (oct(mode), OLD)
+
+
 @pytest.mark.privileged("drops to another user")
 def test_denied_change_does_not_copy_up(union):
     write(union.lower() / "f", "x", mode=0o644)
@@ -504,6 +517,7 @@ def test_denied_change_does_not_copy_up(union):
     assert names(union.upper) == []
 
 
+@pytest.mark.privileged("reads what nobody may read")
 def test_file_without_permissions(union):
     write(union.lower() / "f", "secret", mode=0o000)
     m = union.mount()

@@ -12,6 +12,8 @@ import plyfs_testlib as lib
 import pytest
 from plyfs_testlib import GIB, MIB, append, names, opened, wait_for, write
 
+pytestmark = [pytest.mark.slow, pytest.mark.limit(120)]
+
 WORST = 0.5  # seconds an unrelated request may take while two processors are busy with a copy
 
 
@@ -70,7 +72,6 @@ def used(path):
     return (s.f_blocks - s.f_bfree) * s.f_frsize
 
 
-@pytest.mark.limit(120)
 def test_copy_up_of_2_gib_delays_no_other_request(big):
     union, size = big, os.stat(big.lower() / "big").st_size
     m = union.mount()
@@ -104,7 +105,6 @@ def test_copy_up_of_2_gib_delays_no_other_request(big):
     assert not slow, f"slow while copying: {slow}"
 
 
-@pytest.mark.limit(120)
 def test_reading_a_file_while_it_is_copied_up(big):
     """Readers of the same file do not wait for the whole copy either."""
     union = big
@@ -120,7 +120,6 @@ def test_reading_a_file_while_it_is_copied_up(big):
     assert worst < WORST
 
 
-@pytest.mark.limit(120)
 def test_killed_process_ends_its_copy_up(big):
     """SIGKILL in the middle: the process goes at once, the space comes back, workdir is clean."""
     union = big
@@ -142,7 +141,6 @@ def test_killed_process_ends_its_copy_up(big):
     assert os.stat(m / "medium").st_size == 512 * MIB + 1
 
 
-@pytest.mark.limit(120)
 def test_other_signals_do_not_disturb_a_copy_up(big):
     """A handler that runs in the middle of write(2) does not make it fail."""
     union = big
@@ -167,7 +165,6 @@ def test_other_signals_do_not_disturb_a_copy_up(big):
     assert not lib.work_litter(union.work)
 
 
-@pytest.mark.limit(120)
 def test_two_large_copy_ups_at_once(big):
     union = big
     m = union.mount()

@@ -61,6 +61,7 @@ def test_options_longer_than_a_page(new_union, scratch):
 
 
 @PLYFS_ONLY
+@pytest.mark.slow
 def test_500_layers_and_not_one_more(union):
     for i in range(501):
         union.lower(i)

@@ -284,6 +284,7 @@ def test_listing_follows_changes_at_once(union):
         assert set(names(m / "d")) == want
 
 
+@pytest.mark.slow
 @pytest.mark.limit(120)
 def test_directory_of_100000_names(union):
     low = mkdir(union.lower() / "d")
@@ -308,6 +309,7 @@ def test_directory_of_100000_names(union):
     assert len(listed) == 100000 + 1
 
 
+@pytest.mark.slow
 @pytest.mark.limit(120)
 def test_500_layers(union):
     for i in range(500):

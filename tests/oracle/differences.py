@@ -303,8 +303,8 @@ def reading_a_directory(op, args, expected, got, kernel, plyfs):
 
 
 OPERATIONS = [
-    mtime_of_mappings, changes_to_unlinked_lower_file, stale_mapping, write_to_stale_mapping, other_holes,
-    names_that_are_not_there, exact_xattr_sizes, both_refuse, truncate_of_nothing,
+    mtime_of_mappings, changes_to_unlinked_lower_file, stale_mapping, write_to_stale_mapping,
+    other_holes, names_that_are_not_there, exact_xattr_sizes, both_refuse, truncate_of_nothing,
     copies_more, rename_of_one_file, reading_a_directory, unknown_to_the_vfs,
     removal_of_no_acl,
 ]
