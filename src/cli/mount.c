@@ -10,7 +10,9 @@
 #include <string.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <sys/vfs.h>
+#include <sys/xattr.h>
 
 #include "cli/exit.h"
 #include "cli/options.h"
@@ -19,6 +21,14 @@
 #include "server/server.h"
 #include "util/base.h"
 #include "util/log.h"
+
+/* Missing in the headers of older C libraries; values of the kernel's. */
+#ifndef ST_NOSYMFOLLOW
+#define ST_NOSYMFOLLOW 0x2000
+#endif
+#ifndef MS_NOSYMFOLLOW
+#define MS_NOSYMFOLLOW 256
+#endif
 
 /* A message holds at most two paths. */
 #define MESSAGE_MAX (2 * PATH_MAX + 512)
@@ -40,6 +50,7 @@ struct mounting {
 	struct options options;
 	const char *source;
 	char *mountpoint; /* absolute, without symlinks */
+	enum mount_caller caller;
 	bool foreground;
 	bool verbose;
 	bool ready;
@@ -208,17 +219,66 @@ static int find_mountpoint(const char *name, char **out)
 	return 0;
 }
 
+/* The flags of a mount as mount(2) knows them. */
+static unsigned long flags_of(const struct statfs *fs)
+{
+	static const struct {
+		unsigned long shown, flag;
+	} known[] = {
+		{ ST_RDONLY, MS_RDONLY },
+		{ ST_NOSUID, MS_NOSUID },
+		{ ST_NODEV, MS_NODEV },
+		{ ST_NOEXEC, MS_NOEXEC },
+		{ ST_SYNCHRONOUS, MS_SYNCHRONOUS },
+		{ ST_NOATIME, MS_NOATIME },
+		{ ST_NODIRATIME, MS_NODIRATIME },
+		{ ST_RELATIME, MS_RELATIME },
+		{ ST_NOSYMFOLLOW, MS_NOSYMFOLLOW },
+	};
+	unsigned long flags = 0;
+
+	for (size_t i = 0; i < ARRAY_SIZE(known); i++) {
+		if ((unsigned long)fs->f_flags & known[i].shown)
+			flags |= known[i].flag;
+	}
+	if (!(flags & (MS_NOATIME | MS_RELATIME)))
+		flags |= MS_STRICTATIME;
+	return flags;
+}
+
+/*
+ * Whether the union itself is read-only, whatever the flags of its mount say: asks for a change
+ * that cannot succeed, since an attribute is either there or not, and looks at the reason.
+ */
+static bool refuses_changes(const char *mountpoint)
+{
+	return setxattr(mountpoint, "user.plyfs", "", 0, XATTR_CREATE | XATTR_REPLACE) < 0 &&
+	       errno == EROFS;
+}
+
 /* Changes the flags of a mount that is there. The kernel does it without asking the server. */
 static int remount(const struct mounting *m)
 {
 	struct statfs fs;
+	unsigned long now, wanted;
 
 	if (statfs(m->mountpoint, &fs) < 0 || fs.f_type != FUSE_SUPER_MAGIC) {
 		log_error("%s is not a plyfs mount: nothing to remount", m->mountpoint);
 		return EXIT_MOUNT;
 	}
-	if (mount(m->source, m->mountpoint, NULL, MS_REMOUNT | m->options.mount_flags, NULL) < 0) {
+	now = flags_of(&fs);
+	/* mount(8) has made a whole of what there was and what is asked for, and took away the
+	 * words that cancel each other. */
+	wanted = m->caller == MOUNT_BY_HELPER ? m->options.mount_flags
+					      : options_remount_flags(&m->options, now);
+	if (mount(m->source, m->mountpoint, NULL, MS_REMOUNT | wanted, NULL) < 0) {
 		log_error("cannot remount %s: %m", m->mountpoint);
+		return EXIT_MOUNT;
+	}
+	if ((now & MS_RDONLY) && !(wanted & MS_RDONLY) && refuses_changes(m->mountpoint)) {
+		mount(m->source, m->mountpoint, NULL, MS_REMOUNT | now, NULL);
+		log_error("cannot remount %s for writing: it has no upperdir that can be written",
+			  m->mountpoint);
 		return EXIT_MOUNT;
 	}
 	return EXIT_OK;
@@ -308,9 +368,9 @@ static int mount_and_serve(struct mounting *m)
 	return serve(m);
 }
 
-static int run(const struct mount_args *args)
+static int run(const struct mount_args *args, enum mount_caller caller)
 {
-	struct mounting m = { .child = { -1, -1 }, .verbose = args->verbose };
+	struct mounting m = { .caller = caller, .child = { -1, -1 }, .verbose = args->verbose };
 	int status = EXIT_USAGE;
 
 	options_init(&m.options);
@@ -349,7 +409,7 @@ int cli_mount(int argc, char **argv, enum mount_caller caller)
 	int status;
 
 	if (rc > 0)
-		status = run(&args);
+		status = run(&args, caller);
 	else if (rc == 0)
 		status = EXIT_OK;
 	else

@@ -18,6 +18,9 @@
 
 #define TIMEOUT_MAX 1e9
 
+/* Of these a mount has one. */
+#define ATIME_MODES (MS_NOATIME | MS_RELATIME | MS_STRICTATIME)
+
 enum arity {
 	ALONE,  /* word */
 	VALUE,  /* word=value */
@@ -255,6 +258,7 @@ static int read_userxattr(struct reader *r, const struct word *w, char *value)
 static int read_flags(struct reader *r, const struct word *w, char *value)
 {
 	r->o->mount_flags = (r->o->mount_flags & ~w->clear) | w->set;
+	r->o->unset_flags = (r->o->unset_flags & ~w->set) | w->clear;
 	return 0;
 }
 
@@ -331,13 +335,14 @@ static const struct word words[] = {
 	{ "dev", ALONE, read_flags, .clear = MS_NODEV },
 	{ "noexec", ALONE, read_flags, .set = MS_NOEXEC },
 	{ "exec", ALONE, read_flags, .clear = MS_NOEXEC },
-	{ "noatime", ALONE, read_flags, .set = MS_NOATIME },
+	{ "noatime", ALONE, read_flags, .set = MS_NOATIME, .clear = MS_RELATIME | MS_STRICTATIME },
 	{ "atime", ALONE, read_flags, .clear = MS_NOATIME },
 	{ "nodiratime", ALONE, read_flags, .set = MS_NODIRATIME },
 	{ "diratime", ALONE, read_flags, .clear = MS_NODIRATIME },
-	{ "relatime", ALONE, read_flags, .set = MS_RELATIME },
+	{ "relatime", ALONE, read_flags, .set = MS_RELATIME, .clear = MS_NOATIME | MS_STRICTATIME },
 	{ "norelatime", ALONE, read_flags, .clear = MS_RELATIME },
-	{ "strictatime", ALONE, read_flags, .set = MS_STRICTATIME },
+	{ "strictatime", ALONE, read_flags, .set = MS_STRICTATIME,
+	  .clear = MS_NOATIME | MS_RELATIME },
 	{ "nostrictatime", ALONE, read_flags, .clear = MS_STRICTATIME },
 	{ "lazytime", ALONE, read_flags, .set = MS_LAZYTIME },
 	{ "nolazytime", ALONE, read_flags, .clear = MS_LAZYTIME },
@@ -359,6 +364,15 @@ static const struct word words[] = {
 	{ "subtype", VALUE, read_subtype },
 	{ "timeout", VALUE, read_timeout },
 	{ "debug", ALONE, read_debug },
+
+	/* What the mount table shows of a FUSE mount, which mount(8) gives back at a remount. */
+	{ "fd", VALUE, ignore },
+	{ "rootmode", VALUE, ignore },
+	{ "user_id", VALUE, ignore },
+	{ "group_id", VALUE, ignore },
+	{ "max_read", VALUE, ignore },
+	{ "blksize", VALUE, ignore },
+	{ "seclabel", ALONE, ignore },
 
 	/* What fstab holds for mount(8), which hands it on to its helpers. */
 	{ "defaults", ALONE, ignore },
@@ -482,10 +496,10 @@ int options_check(struct options *o, char *message, size_t size)
 	struct reader r = { o, message, size };
 
 	message[0] = '\0';
+	if (o->remount) /* allow_root's own mount shows allow_other */
+		return 0;
 	if (o->allow_root && o->allow_other == OPTION_YES)
 		return fail(&r, "allow_other and allow_root exclude each other: give one");
-	if (o->remount)
-		return 0;
 
 	if (!o->lower_count)
 		return fail(&r, "no lower layer: give -o lowerdir=DIR[:DIR...]");
@@ -507,6 +521,16 @@ int options_check(struct options *o, char *message, size_t size)
 		o->mount_flags |= MS_RDONLY;
 	}
 	return 0;
+}
+
+unsigned long options_remount_flags(const struct options *o, unsigned long now)
+{
+	unsigned long flags = (now & ~o->unset_flags) | o->mount_flags;
+
+	/* Without any, the kernel would keep the mode there was. */
+	if (!(flags & ATIME_MODES))
+		flags |= MS_RELATIME;
+	return flags;
 }
 
 void options_init(struct options *o)

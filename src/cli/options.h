@@ -36,6 +36,7 @@ struct options {
 	bool redirect_given;
 	enum ovl_redirect redirect;
 	unsigned long mount_flags; /* MS_* */
+	unsigned long unset_flags; /* MS_* that a word took away: what remount removes */
 	enum option_choice allow_other;
 	bool allow_root;
 	bool debug;
@@ -51,3 +52,6 @@ int options_add(struct options *o, const char *list, char *message, size_t size)
 
 /* What can only be judged when all words are there. Sets MS_RDONLY when there is no upper. */
 int options_check(struct options *o, char *message, size_t size);
+
+/* remount: the flags that a mount with the flags @now (MS_*) is to have. The rest stays. */
+unsigned long options_remount_flags(const struct options *o, unsigned long now);

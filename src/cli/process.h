@@ -30,8 +30,9 @@ void process_close_inherited(void);
 void process_prepare_to_serve(void);
 
 /*
- * Gives up CAP_SYS_RESOURCE, which would carry clients past quotas and reserved blocks, and keeps
- * the other capabilities over a change of fsuid (SECBIT_NO_SETUID_FIXUP).
+ * Gives up CAP_SYS_RESOURCE, which would carry clients past quotas, and keeps the other
+ * capabilities over a change of fsuid (SECBIT_NO_SETUID_FIXUP). A filesystem's reserve for root
+ * stays open to a server that is root: ext4 asks for the uid before the capability.
  */
 void process_drop_rights(void);
 

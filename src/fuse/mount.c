@@ -21,6 +21,8 @@
 #include "util/log.h"
 
 #define FUSE_DEVICE "/dev/fuse"
+/* The same on every Linux: MISC_MAJOR, FUSE_MINOR. */
+#define FUSE_DEVICE_NUMBER makedev(10, 229)
 
 /* The name by which libfuse's helper expects to find its socket. */
 #define HELPER_SOCKET "_FUSE_COMMFD"
@@ -318,12 +320,24 @@ static int device_failed(int err, char *message, size_t size)
 	}
 }
 
-static int mount_failed(int err, const struct fuse_mount_config *config, char *message, size_t size)
+/* What the kernel answers with a mere EINVAL at mount(2). */
+static bool is_fuse_device(int fd)
+{
+	struct stat st;
+
+	return fstat(fd, &st) < 0 || (S_ISCHR(st.st_mode) && st.st_rdev == FUSE_DEVICE_NUMBER);
+}
+
+static int mount_failed(int err, const struct fuse_mount_config *config, int device, char *message,
+			size_t size)
 {
 	const char *why = strerror(err);
 
 	if (err == ENODEV)
 		why = "this kernel has no FUSE: load the module (modprobe fuse)";
+	else if (err == EINVAL && !is_fuse_device(device))
+		why = FUSE_DEVICE " is not the FUSE device: make it anew (mknod " FUSE_DEVICE
+				  " c 10 229), or give the container the host's";
 	else if (err == EPERM || err == EACCES)
 		why = "mount(2) is not permitted: it needs CAP_SYS_ADMIN here";
 	return fail(-err, message, size, "cannot mount on %s: %s", config->mountpoint, why);
@@ -384,7 +398,7 @@ int fuse_mount(const struct fuse_mount_config *config, struct fuse_mount *out, c
 			close_fd(take_fd(&out->fd));
 			err = mount_by_helper(config, out, message, size);
 		} else if (err) {
-			err = opened ? mount_failed(-err, config, message, size)
+			err = opened ? mount_failed(-err, config, out->fd, message, size)
 				     : device_failed(-err, message, size);
 		}
 	}

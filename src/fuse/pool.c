@@ -14,14 +14,17 @@
 #include "util/base.h"
 #include "util/log.h"
 
+static void free_buffers(const struct fuse_session *s, uint8_t *message, uint8_t *reply)
+{
+	if (message)
+		munmap(message, s->message_size);
+	if (reply)
+		munmap(reply, s->reply_size);
+}
+
 static void worker_free(struct fuse_worker *w)
 {
-	struct fuse_session *s = w->session;
-
-	if (w->message)
-		munmap(w->message, s->message_size);
-	if (w->reply)
-		munmap(w->reply, s->reply_size);
+	free_buffers(w->session, w->message, w->reply);
 	pthread_cond_destroy(&w->wake);
 	free(w);
 }
@@ -156,6 +159,35 @@ static void end_worker(struct fuse_session *s, struct fuse_worker *w)
 		pthread_cond_broadcast(&s->all_gone);
 }
 
+static void join_dead(struct fuse_worker *dead)
+{
+	while (dead) {
+		struct fuse_worker *w = dead;
+
+		dead = w->next_dead;
+		pthread_join(w->thread, NULL);
+		worker_free(w);
+	}
+}
+
+/*
+ * The last that @w does. It takes along its buffers and the threads that ended before, since nobody
+ * may come for a long time who does. Called with the lock held, which it releases.
+ */
+static void leave(struct fuse_session *s, struct fuse_worker *w)
+{
+	struct fuse_worker *dead = take_ptr(s->dead);
+	uint8_t *message = take_ptr(w->message), *reply = take_ptr(w->reply);
+
+	if (s->leader == w)
+		s->leader = NULL;
+	end_worker(s, w);
+	pthread_mutex_unlock(&s->lock);
+	/* From here on @w belongs to whoever joins it. The session outlives that. */
+	free_buffers(s, message, reply);
+	join_dead(dead);
+}
+
 static void *worker_main(void *arg)
 {
 	struct fuse_worker *w = arg;
@@ -187,22 +219,8 @@ static void *worker_main(void *arg)
 		if (!rest(s, w))
 			break;
 	}
-	if (s->leader == w)
-		s->leader = NULL;
-	end_worker(s, w);
-	pthread_mutex_unlock(&s->lock);
+	leave(s, w);
 	return NULL;
-}
-
-static void join_dead(struct fuse_worker *dead)
-{
-	while (dead) {
-		struct fuse_worker *w = dead;
-
-		dead = w->next_dead;
-		pthread_join(w->thread, NULL);
-		worker_free(w);
-	}
 }
 
 /* A new worker, which is the leader from the beginning. Called with the lock held. */
@@ -212,7 +230,7 @@ static bool spawn_leader(struct fuse_session *s)
 	pthread_attr_t attr;
 	int err;
 
-	/* They have left the lock for good and only need to be collected: this does not wait. */
+	/* They have left the lock for good and only free memory: this hardly waits. */
 	join_dead(take_ptr(s->dead));
 	if (s->thread_count >= s->config.max_threads)
 		return false;

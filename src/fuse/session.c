@@ -72,6 +72,14 @@ static void do_nothing(int sig)
 {
 }
 
+void fuse_session_block_signals(sigset_t *old)
+{
+	sigset_t all;
+
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, old);
+}
+
 /* All threads but the calling one are started with every signal blocked but the kick. */
 static void set_signals(sigset_t *old, sigset_t *ours)
 {

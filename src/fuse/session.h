@@ -20,6 +20,7 @@
  */
 #pragma once
 
+#include <signal.h>
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -34,7 +35,7 @@ struct fuse_session_config {
 	size_t op_count;
 	void *ctx; /* for the handlers, and for unmount */
 	struct fuse_init_want want;
-	unsigned int max_threads; /* at least 2; 0: 64 */
+	unsigned int max_threads; /* at least 2; 0: 512 */
 	bool debug;
 	/* Unmounts lazily: called when SIGTERM, SIGINT or SIGHUP came, by the thread in
 	 * fuse_session_run(). */
@@ -44,6 +45,13 @@ struct fuse_session_config {
 };
 
 int fuse_session_create(const struct fuse_session_config *config, struct fuse_session **out);
+
+/*
+ * Blocks all signals in the calling thread and says in *@old what was blocked before. Called before
+ * the mount is made: a signal that came between would kill the process and leave a mount that
+ * nobody serves. fuse_session_run() then finds it waiting.
+ */
+void fuse_session_block_signals(sigset_t *old);
 
 /*
  * Serves until the connection ends. @ready is called once, by the calling thread, after INIT was

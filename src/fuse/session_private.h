@@ -13,7 +13,12 @@
 
 #include "fuse/session.h"
 
-#define FUSE_DEFAULT_THREADS 64
+/*
+ * Each request that waits (for a slow layer, for a copy-up) holds a thread: with few of them, as
+ * many stuck clients would stop everybody. A waiting thread costs some pages of stack and of its
+ * buffers.
+ */
+#define FUSE_DEFAULT_THREADS 512
 /* Resting threads that stay, and how long the others wait for work. */
 #define FUSE_KEPT_THREADS     3
 #define FUSE_IDLE_SECONDS     5

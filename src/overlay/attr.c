@@ -72,7 +72,7 @@ int protattr_check(struct ovl_inode *i, bool append_ok)
 	return (i->protattr & FS_APPEND_FL) && !append_ok ? -EPERM : 0;
 }
 
-int drop_suidgid(const struct ovl_caller *caller, int fd)
+int drop_suidgid(struct ovl *o, const struct ovl_caller *caller, struct ovl_inode *i, int fd)
 {
 	struct statx st;
 	mode_t mode;
@@ -85,7 +85,10 @@ int drop_suidgid(const struct ovl_caller *caller, int fd)
 		mode &= ~(mode_t)S_ISGID;
 	if (mode == st.stx_mode)
 		return 0;
-	return at_chmod(fd, "", mode & 07777);
+	err = at_chmod(fd, "", mode & 07777);
+	if (err == 0)
+		attr_notify(o, i, false);
+	return err;
 }
 
 static int set_size(struct ovl *o, const struct ovl_caller *caller, struct ovl_inode *i,
@@ -97,7 +100,7 @@ static int set_size(struct ovl *o, const struct ovl_caller *caller, struct ovl_i
 	if (err < 0)
 		return err;
 	if (set->valid & OVL_KILL_SUIDGID) {
-		err = drop_suidgid(caller, layer_fd(file));
+		err = drop_suidgid(o, caller, i, layer_fd(file));
 		if (err < 0)
 			return err;
 	}

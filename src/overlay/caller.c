@@ -3,7 +3,6 @@
  * What FUSE does not say about a caller, read from /proc where it matters: rarely. A caller that
  * cannot be read (gone, or in another pid namespace) has no rights beyond what its ids give it.
  */
-#include <linux/capability.h>
 #include <signal.h>
 
 #include "overlay/internal.h"
@@ -58,14 +57,14 @@ bool caller_killed(const struct ovl_caller *caller)
 	return !is_there(caller) || scan_status(caller, sees_sigkill, NULL);
 }
 
-static bool sees_sys_admin(const char *line, void *arg)
+static bool sees_capability(const char *line, void *arg)
 {
 	const char *mask = field(line, "CapEff:");
 
-	return mask && (strtoull(mask, NULL, 16) >> CAP_SYS_ADMIN & 1);
+	return mask && (strtoull(mask, NULL, 16) >> *(unsigned int *)arg & 1);
 }
 
-bool caller_lists_trusted(const struct ovl_caller *caller)
+bool caller_has(const struct ovl_caller *caller, unsigned int capability)
 {
 	char path[64];
 	struct stat ours;
@@ -75,7 +74,7 @@ bool caller_lists_trusted(const struct ovl_caller *caller)
 	if (stat("/proc/self/ns/user", &ours) < 0 || stat(path, &theirs) < 0 ||
 	    ours.st_ino != theirs.st_ino)
 		return false;
-	return scan_status(caller, sees_sys_admin, NULL);
+	return scan_status(caller, sees_capability, &capability);
 }
 
 static bool sees_group(const char *line, void *arg)

@@ -17,18 +17,26 @@
 #include "util/at.h"
 #include "util/log.h"
 
-void copyup_wait(struct ovl *o, struct ovl_inode *i)
+/* How soon a waiter sees that its caller was killed. */
+#define WAIT_POLL_MS 50
+
+int copyup_wait(struct ovl *o, const struct ovl_caller *caller, struct ovl_inode *i)
 {
-	while (inode_has(i, INODE_COPYING)) {
+	int err = 0;
+
+	while (inode_has(i, INODE_COPYING) && err == 0) {
 		uint32_t seen = atomic_load(&o->copyup_done);
 
 		lock_drop(&i->lock);
 		atomic_fetch_add(&o->copyup_waiters, 1);
 		if (inode_has(i, INODE_COPYING))
-			futex_wait(&o->copyup_done, seen);
+			futex_wait_ms(&o->copyup_done, seen, WAIT_POLL_MS);
 		atomic_fetch_sub(&o->copyup_waiters, 1);
+		if (caller_killed(caller))
+			err = -EINTR;
 		lock_take(&i->lock);
 	}
+	return err;
 }
 
 /* @i->lock is held. */
@@ -177,12 +185,15 @@ static void copy_flags(struct copyup *c)
 static int copy_metadata(struct copyup *c)
 {
 	struct timespec times[2];
-	int err = at_chown(work_fd(c), c->temp, c->st.stx_uid, c->st.stx_gid);
+	int err;
 
-	statx_times(&c->st, times);
 	/* An owner that has no number in our user namespace cannot be kept (CVE-2023-0386). */
+	if (c->st.stx_uid == LAYER_NO_ID || c->st.stx_gid == LAYER_NO_ID)
+		return -EOVERFLOW;
+	err = at_chown(work_fd(c), c->temp, c->st.stx_uid, c->st.stx_gid);
 	if (err == -EINVAL)
 		return -EOVERFLOW;
+	statx_times(&c->st, times);
 	if (err == 0) /* after the data and chown(2), which drop capabilities */
 		err = copy_xattrs(c->o, c->from, c->from_name, work_fd(c), c->temp);
 	if (err == 0)
@@ -341,10 +352,10 @@ static int copy_up_one(struct ovl *o, const struct ovl_caller *caller, struct ov
 	int err;
 
 	lock_take(&i->lock);
-	copyup_wait(o, i);
-	if (inode_has(i, INODE_UPPER)) {
+	err = copyup_wait(o, caller, i);
+	if (err < 0 || inode_has(i, INODE_UPPER)) {
 		lock_drop(&i->lock);
-		return 0;
+		return err;
 	}
 	if (i->names) {
 		c.parent = i->names->parent;
@@ -400,8 +411,6 @@ int copy_up(struct ovl *o, const struct ovl_caller *caller, struct ovl_inode *i,
 {
 	if (!o->has_upper)
 		return -EROFS;
-	if (!atomic_load_explicit(&o->changed, memory_order_relaxed))
-		atomic_store_explicit(&o->changed, true, memory_order_relaxed);
 	while (!inode_has(i, INODE_UPPER)) {
 		struct ovl_inode *next = topmost_missing(o, i);
 		int err = copy_up_one(o, caller, next, next == i ? limit : COPY_ALL);

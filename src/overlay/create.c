@@ -44,7 +44,7 @@ bool upper_has_whiteout(struct ovl *o, struct layer_ref *dir, const char *name)
 {
 	struct statx st;
 
-	return layer_stat(dir, name, &st) == 0 && fmt_is_whiteout(&st);
+	return layer_stat(dir, name, &st) == 0 && is_whiteout(o, dir, name, &st);
 }
 
 /*
@@ -213,22 +213,33 @@ static int find_default_acl(struct creation *c)
 	return n < 0 ? (int)n : 0;
 }
 
+/* Whether what we make belongs to the caller from the beginning. */
+static bool makes_as_caller(const struct creation *c)
+{
+	return c->o->may_setfsid || (c->caller->uid == c->o->uid && c->caller->gid == c->o->gid);
+}
+
 /* Makes the object under the parent's lock. */
 static int create_locked(struct creation *c)
 {
+	bool in_place = makes_as_caller(c);
 	int err = find_default_acl(c);
 
 	if (err < 0)
 		return err;
 	if (!c->has_default_acl && !S_ISLNK(c->mode))
 		c->mode &= ~(c->caller->umask & 0777);
-	err = make_as_caller(c, layer_fd(c->dir), c->name);
+	if (in_place) {
+		err = make_as_caller(c, layer_fd(c->dir), c->name);
+		if ((err == -EACCES || err == -EPERM) && c->caller->uid != c->o->uid)
+			in_place = false; /* without our capabilities: build it as ourselves */
+	}
+	if (!in_place)
+		err = make_through_work(c, false);
 	if (err == -EEXIST && upper_has_whiteout(c->o, c->dir, c->name)) {
 		c->over_whiteout = true;
-		return make_through_work(c, true);
+		err = make_through_work(c, true);
 	}
-	if ((err == -EACCES || err == -EPERM) && c->caller->uid != c->o->uid)
-		return make_through_work(c, false);
 	return err;
 }
 
@@ -418,6 +429,8 @@ static int open_tmpfile(struct creation *c)
 	err = c->fd < 0 ? -errno : 0;
 	if (switched)
 		come_back(c);
+	if (err == 0 && !makes_as_caller(c))
+		err = at_chown(c->fd, "", c->caller->uid, c->caller->gid);
 	return err == -EISDIR || err == -ENOENT ? -EOPNOTSUPP : err;
 }
 
@@ -436,8 +449,11 @@ int ovl_tmpfile(struct ovl *o, const struct ovl_caller *caller, ovl_node parent,
 	err = protattr_check(c.parent, true);
 	if (err == 0)
 		err = upper_parent(o, caller, c.parent, &c.dir);
-	if (err == 0)
+	if (err == 0) {
+		lock_take(&c.parent->lock);
 		err = open_tmpfile(&c);
+		lock_drop(&c.parent->lock);
+	}
 	if (err == 0)
 		err = adopt_tmpfile(o, &c.fd, &i);
 	if (err == 0)
@@ -472,15 +488,15 @@ static int link_real(struct ovl *o, struct reach *from, struct layer_ref *dir, c
 	return err;
 }
 
-static int link_inode(struct ovl *o, struct ovl_inode *i, struct ovl_inode *parent,
-		      struct layer_ref *dir, const char *name)
+static int link_inode(struct ovl *o, const struct ovl_caller *caller, struct ovl_inode *i,
+		      struct ovl_inode *parent, struct layer_ref *dir, const char *name)
 {
 	struct layer_ref *self = NULL;
 	struct ovl_inode *other = NULL;
 	struct statx st;
 	struct reach r;
 	struct ovl_name *n = name_new(parent, name, strlen(name));
-	int err = n ? reach_in(o, parent, i, &r) : -ENOMEM;
+	int err = n ? reach_in(o, caller, parent, i, &r) : -ENOMEM;
 
 	if (err < 0) {
 		name_free(o, n);
@@ -530,7 +546,7 @@ int ovl_link(struct ovl *o, const struct ovl_caller *caller, ovl_node node, ovl_
 	if (err == 0)
 		err = upper_parent(o, caller, p, &dir);
 	if (err == 0)
-		err = link_inode(o, i, p, dir, name);
+		err = link_inode(o, caller, i, p, dir, name);
 	if (err == 0)
 		err = entry_fill(o, i, out);
 	inode_put(o, i);

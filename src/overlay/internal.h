@@ -60,16 +60,16 @@ struct dirstack {
 };
 
 enum inode_flag {
-	INODE_UPPER = 1 << 0,        /* has an upper object; set once, by copy-up */
-	INODE_ORIGIN = 1 << 1,       /* upper object that knows its lower origin */
-	INODE_IMPURE = 1 << 2,       /* upper directory is marked impure */
-	INODE_OPAQUE = 1 << 3,       /* upper directory is marked opaque */
-	INODE_COPYING = 1 << 4,      /* somebody copies it up; set and cleared under the lock */
-	INODE_ORPHAN = 1 << 5,       /* has no name any more, or never had: self is set */
-	INODE_LINKED = 1 << 6,       /* is in the link hash; guarded by its shard */
-	INODE_XWHITE = 1 << 7,       /* a lower directory may hold xattr whiteouts */
-	INODE_STAYS_IMPURE = 1 << 8, /* something with an origin came in since a listing began */
-	INODE_NO_DEFACL = 1 << 9,    /* upper directory is known to have no default ACL */
+	INODE_UPPER = 1 << 0,     /* has an upper object; set once, by copy-up */
+	INODE_ORIGIN = 1 << 1,    /* upper object that knows its lower origin */
+	INODE_IMPURE = 1 << 2,    /* upper directory is marked impure */
+	INODE_OPAQUE = 1 << 3,    /* upper directory is marked opaque */
+	INODE_COPYING = 1 << 4,   /* somebody copies it up; set and cleared under the lock */
+	INODE_ORPHAN = 1 << 5,    /* has no name any more, or never had: self is set */
+	INODE_LINKED = 1 << 6,    /* is in the link hash; guarded by its shard */
+	INODE_XWHITE = 1 << 7,    /* a lower directory may hold xattr whiteouts */
+	INODE_LISTED = 1 << 8,    /* an open directory's listing goes into the kernel's cache */
+	INODE_NO_DEFACL = 1 << 9, /* upper directory is known to have no default ACL */
 };
 
 struct ovl_inode {
@@ -77,10 +77,11 @@ struct ovl_inode {
 	uint64_t nlookup;      /* guarded by the table shard */
 	_Atomic uint32_t refs; /* lookups (one for all), names of children, running calls */
 	struct lock lock;
-	_Atomic uint32_t flags; /* enum inode_flag; changed under the lock */
-	uint32_t nopen;         /* open files; guarded by the lock */
-	uint16_t lower;         /* layer of the lower object, 0: none; non-directories; constant */
-	uint8_t type;           /* DT_*; constant */
+	_Atomic uint32_t flags;   /* enum inode_flag; changed under the lock */
+	_Atomic uint32_t origins; /* directories: how often something with an origin came in */
+	uint32_t nopen;           /* open files; guarded by the lock */
+	uint16_t lower; /* layer of the lower object, 0: none; non-directories; constant */
+	uint8_t type;   /* DT_*; constant */
 	_Atomic uint8_t protattr; /* FS_IMMUTABLE_FL, FS_APPEND_FL; changed under the lock */
 	_Atomic uint64_t ino;     /* st_ino of the union; changed at copy-up */
 	struct ovl_name *names;   /* guarded by the lock; of a directory also by topology */
@@ -173,7 +174,6 @@ struct ovl {
 	struct ovl_inode *root;
 	_Atomic uint64_t temp_counter;
 	_Atomic uint64_t copied_up;
-	atomic_bool changed; /* upper was, since it was opened */
 
 	pthread_mutex_t whiteout_lock;
 	char whiteout[FMT_TEMP_NAME_MAX]; /* the shared one in work; "": none yet */
@@ -250,6 +250,8 @@ struct ovl_inode *name_find(struct ovl *o, struct ovl_inode *parent, const char 
  * a reference, and @n is freed. @i->lock is held by the caller, or nobody knows @i yet.
  */
 void name_insert(struct ovl *o, struct ovl_name *n, struct ovl_inode *i, struct ovl_inode **taken);
+/* The same in the place of whoever has the name, who is to lose it before the locks are dropped. */
+void name_insert_over(struct ovl *o, struct ovl_name *n, struct ovl_inode *i);
 /* The name @text in @parent of @i, unhashed and unlinked from @i, or NULL. @i->lock is held. */
 struct ovl_name *name_remove(struct ovl *o, struct ovl_inode *i, struct ovl_inode *parent,
 			     const char *text, size_t len);
@@ -278,11 +280,14 @@ void reach_done(struct ovl_inode *i, struct reach *r);
  * The same with the lock of @parent taken before, for who changes @i's name in @parent; nobody
  * copies @i up then.
  */
-int reach_in(struct ovl *o, struct ovl_inode *parent, struct ovl_inode *i, struct reach *r);
+int reach_in(struct ovl *o, const struct ovl_caller *caller, struct ovl_inode *parent,
+	     struct ovl_inode *i, struct reach *r);
 void reach_in_done(struct ovl_inode *parent, struct ovl_inode *i, struct reach *r);
 /* The real directory of @dir in a layer. @topology_held: the caller has ovl.topology. */
 int dir_ref(struct ovl *o, struct ovl_inode *dir, unsigned int layer, bool topology_held,
 	    struct layer_ref **out);
+/* As at_open() of an upper object, but makes room when there are no more fds. */
+int open_fd(struct ovl *o, struct layer_ref *at, const char *name, int flags);
 /* As layer_open(), but makes room when there are no more fds. */
 int open_ref(struct ovl *o, struct layer_ref *at, const char *path, enum layer_open how,
 	     struct layer_ref **out);
@@ -312,14 +317,17 @@ ssize_t origin_encode(struct ovl *o, struct layer_ref *lower, const char *name,
 int origin_stat(struct ovl *o, struct layer_ref *at, const char *name, struct statx *st);
 int origin_set(struct ovl *o, struct layer_ref *at, const char *name, const void *value,
 	       size_t size);
+/* Sets a private xattr of an upper object, also where its mode forbids that to its owner. */
+int mark_set(struct ovl *o, struct layer_ref *at, const char *name, enum fmt_xattr which,
+	     const void *value, size_t size);
 /*
  * Before something with an origin comes into @dir, whose upper directory is @upper. @dir->lock is
  * held, or
  * @dir is being looked up in.
  */
 int mark_impure(struct ovl *o, struct ovl_inode *dir, struct layer_ref *upper);
-/* After a listing that found nothing with an origin since INODE_STAYS_IMPURE was cleared. */
-void unmark_impure(struct ovl *o, struct ovl_inode *dir);
+/* After a listing that found nothing with an origin, and began when dir->origins was @origins. */
+void unmark_impure(struct ovl *o, struct ovl_inode *dir, uint32_t origins);
 
 /* lookup.c */
 struct looked_up {
@@ -358,9 +366,10 @@ void entry_take(struct ovl *o, struct ovl_inode *i, const struct statx *st, stru
 void attr_notify(struct ovl *o, struct ovl_inode *i, bool listing);
 /*
  * Drops set-id bits of an upper file as a write by a caller without CAP_FSETID does: suid, and sgid
- * when the file is group-executable or the caller not in its group.
+ * when the file is group-executable or the caller not in its group. Who caches attributes is told:
+ * exec trusts them.
  */
-int drop_suidgid(const struct ovl_caller *caller, int fd);
+int drop_suidgid(struct ovl *o, const struct ovl_caller *caller, struct ovl_inode *i, int fd);
 
 /* caller.c: what FUSE does not say about a caller. */
 /*
@@ -368,9 +377,9 @@ int drop_suidgid(const struct ovl_caller *caller, int fd);
  * disk does not end with EINTR because of an alarm: only what kills may stop a copy.
  */
 bool caller_killed(const struct ovl_caller *caller);
+/* In our user namespace. */
+bool caller_has(const struct ovl_caller *caller, unsigned int capability);
 bool caller_in_group(const struct ovl_caller *caller, gid_t gid);
-/* CAP_SYS_ADMIN in our user namespace. */
-bool caller_lists_trusted(const struct ovl_caller *caller);
 
 /* copyup.c */
 #define COPY_ALL ((off_t)-1)
@@ -379,8 +388,9 @@ bool caller_lists_trusted(const struct ovl_caller *caller);
  * the one who truncates. -EROFS without upper. No lock is held; returns with none.
  */
 int copy_up(struct ovl *o, const struct ovl_caller *caller, struct ovl_inode *i, off_t limit);
-/* Waits until nobody copies @i up. @i->lock is held and given up meanwhile. */
-void copyup_wait(struct ovl *o, struct ovl_inode *i);
+/* Waits until nobody copies @i up. @i->lock is held and given up meanwhile. -EINTR: the caller is
+ * killed. */
+int copyup_wait(struct ovl *o, const struct ovl_caller *caller, struct ovl_inode *i);
 
 /* copydata.c */
 /* The first @size bytes, holes kept. -EINTR when the caller was killed. @to is empty. */

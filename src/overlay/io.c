@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 /* Contents of regular files. Each call finds out anew where they are: before or after copy-up. */
 #include <fcntl.h>
+#include <linux/capability.h>
 #include <linux/fs.h>
 #include <sys/ioctl.h>
 
@@ -19,10 +20,11 @@ static int open_allowed(struct ovl_inode *i, int flags)
 	return protattr_check(i, (flags & O_APPEND) && !(flags & O_TRUNC));
 }
 
-static int truncate_at_open(struct layer_ref *file, const struct ovl_caller *caller)
+static int truncate_at_open(struct ovl *o, const struct ovl_caller *caller, struct ovl_inode *i,
+			    struct layer_ref *file)
 {
 	if (caller->kill_priv) {
-		int err = drop_suidgid(caller, layer_fd(file));
+		int err = drop_suidgid(o, caller, i, layer_fd(file));
 
 		if (err < 0)
 			return err;
@@ -45,7 +47,7 @@ int ovl_open(struct ovl *o, const struct ovl_caller *caller, ovl_node node, int 
 	if (err == 0)
 		err = file_ref(o, i, write, &file);
 	if (err == 0 && (flags & O_TRUNC))
-		err = truncate_at_open(file, caller);
+		err = truncate_at_open(o, caller, i, file);
 	if (err == 0) {
 		lock_take(&i->lock);
 		i->nopen++;
@@ -95,6 +97,22 @@ static int writable_file(struct ovl *o, const struct ovl_caller *caller, struct 
 	return err < 0 ? err : file_ref(o, i, true, file);
 }
 
+/*
+ * Who could open an append-only file only for appending may not overwrite it by that fd. The VFS
+ * would not let him drop O_APPEND or map the file, but does not see our flag.
+ */
+static int append_check(const struct ovl_caller *caller, struct ovl_inode *i,
+			struct layer_ref *file, off_t off)
+{
+	struct statx st;
+	int err;
+
+	if (!(i->protattr & FS_APPEND_FL) || !caller->appends)
+		return 0;
+	err = layer_stat(file, "", &st);
+	return err < 0 ? err : off < (off_t)st.stx_size ? -EPERM : 0;
+}
+
 static ssize_t write_all(int fd, const void *buf, size_t size, off_t off)
 {
 	size_t done = 0;
@@ -123,8 +141,10 @@ ssize_t ovl_write(struct ovl *o, const struct ovl_caller *caller, ovl_node node,
 	if (!i)
 		return -ESTALE;
 	n = writable_file(o, caller, i, &file);
+	if (n == 0)
+		n = append_check(caller, i, file, off);
 	if (n == 0 && kill_priv)
-		n = drop_suidgid(caller, layer_fd(file));
+		n = drop_suidgid(o, caller, i, layer_fd(file));
 	if (n == 0)
 		n = write_all(layer_fd(file), buf, size, off);
 	inode_put(o, i);
@@ -135,9 +155,10 @@ ssize_t ovl_write(struct ovl *o, const struct ovl_caller *caller, ovl_node node,
  * FALLOCATE and COPY_FILE_RANGE do not say whether the caller keeps set-id bits; who is not root
  * does not.
  */
-static int drop_suidgid_for(const struct ovl_caller *caller, struct layer_ref *file)
+static int drop_suidgid_for(struct ovl *o, const struct ovl_caller *caller, struct ovl_inode *i,
+			    struct layer_ref *file)
 {
-	return caller->uid == 0 ? 0 : drop_suidgid(caller, layer_fd(file));
+	return caller->uid == 0 ? 0 : drop_suidgid(o, caller, i, layer_fd(file));
 }
 
 int ovl_fallocate(struct ovl *o, const struct ovl_caller *caller, ovl_node node, int mode,
@@ -153,7 +174,7 @@ int ovl_fallocate(struct ovl *o, const struct ovl_caller *caller, ovl_node node,
 	if (err == 0)
 		err = writable_file(o, caller, i, &file);
 	if (err == 0)
-		err = drop_suidgid_for(caller, file);
+		err = drop_suidgid_for(o, caller, i, file);
 	if (err == 0 && fallocate(layer_fd(file), mode, off, len) < 0)
 		err = -errno;
 	inode_put(o, i);
@@ -187,7 +208,9 @@ static ssize_t copy_range(struct ovl *o, const struct ovl_caller *caller, struct
 	if (n == 0)
 		n = file_ref(o, in, false, &from);
 	if (n == 0)
-		n = drop_suidgid_for(caller, to);
+		n = append_check(caller, out, to, off_out);
+	if (n == 0)
+		n = drop_suidgid_for(o, caller, out, to);
 	if (n < 0)
 		return n;
 	if (layer_fd(from) < 0)
@@ -224,7 +247,7 @@ static int sync_dir(struct ovl *o, struct ovl_inode *dir, bool datasync)
 
 	if (err < 0)
 		return err;
-	fd = at_open(layer_fd(ref), "", O_RDONLY | O_DIRECTORY);
+	fd = open_fd(o, ref, "", O_RDONLY | O_DIRECTORY);
 	return fd < 0 ? fd : sync_fd(fd, datasync);
 }
 
@@ -255,7 +278,7 @@ int ovl_syncfs(struct ovl *o)
 
 	if (!o->has_upper)
 		return 0;
-	fd = at_open(layer_fd(o->layers[0].root), "", O_RDONLY | O_DIRECTORY);
+	fd = open_fd(o, o->layers[0].root, "", O_RDONLY | O_DIRECTORY);
 	if (fd < 0)
 		return fd;
 	return syncfs(fd) < 0 ? -errno : 0;
@@ -285,6 +308,25 @@ static int query(struct ovl *o, ovl_node node, unsigned long request, void *arg,
 }
 
 /*
+ * The VFS checks these rights before it asks a FUSE server, but only since Linux 5.13; before, any
+ * ioctl came through.
+ */
+static int may_change_flags(struct ovl *o, const struct ovl_caller *caller, struct ovl_inode *i,
+			    unsigned int protattr)
+{
+	struct statx st;
+	int err = attr_get(o, i, &st);
+
+	if (err < 0)
+		return err;
+	if (caller->uid != st.stx_uid && caller->uid != 0)
+		return -EPERM;
+	if (protattr != i->protattr && !caller_has(caller, CAP_LINUX_IMMUTABLE))
+		return -EPERM;
+	return 0;
+}
+
+/*
  * Sets flags. Immutable and append-only are kept in an xattr and enforced here, as the kernel does:
  * in upper they would stand in the way of the overlay itself.
  */
@@ -302,11 +344,13 @@ static int change(struct ovl *o, const struct ovl_caller *caller, ovl_node node,
 		return -ESTALE;
 	err = i->type == DT_REG || i->type == DT_DIR ? 0 : -ENOTTY;
 	if (err == 0)
+		err = may_change_flags(o, caller, i, protattr);
+	if (err == 0)
 		err = copy_up(o, caller, i, COPY_ALL);
 	if (err == 0)
 		err = reach(o, i, &r);
 	if (err == 0) {
-		autofd int fd = at_open(layer_fd(r.at), r.name, O_RDONLY | O_NONBLOCK | O_NOCTTY);
+		autofd int fd = open_fd(o, r.at, r.name, O_RDONLY | O_NONBLOCK | O_NOCTTY);
 
 		if (fd < 0)
 			err = fd;

@@ -20,6 +20,7 @@
 
 #include "overlay/format.h"
 
+struct fdcache;
 struct layer;
 
 struct layer_ref {
@@ -27,6 +28,7 @@ struct layer_ref {
 	int fd; /* -1 for a kind of layer that has none */
 	_Atomic uint32_t refs;
 	bool writable; /* opened for writing */
+	bool foreign;  /* a directory of another mount, shown as empty */
 
 	/* The rest belongs to the fd cache (fdcache.h) and is guarded by its lock. */
 	struct layer_ref **slot; /* who holds it, if the cache does */
@@ -43,6 +45,12 @@ enum layer_open {
 /* Returns false to stop. */
 typedef bool (*layer_filldir)(void *ctx, const char *name, size_t len, uint64_t ino,
 			      unsigned int type);
+
+/*
+ * An owner that has no number in our user namespace. The kernel shows 65534 for it, which may as
+ * well be somebody's number there.
+ */
+#define LAYER_NO_ID ((uint32_t)-1)
 
 struct layer_ops {
 	int (*stat)(struct layer_ref *at, const char *name, struct statx *st);
@@ -78,7 +86,10 @@ struct layer {
 	uint8_t uuid[16]; /* s_uuid, zero if it has none or the kernel does not say */
 	bool has_handles; /* handle() works */
 	bool can_decode;  /* stat_handle() works: export operations and CAP_DAC_READ_SEARCH */
-	bool read_only;   /* its mount or filesystem is */
+	struct fdcache *fds; /* gives fds up when there are no more; NULL: nothing to give */
+	bool ambiguous_ids; /* 65534 is a number of our user namespace, which is not the initial one
+			     */
+	bool read_only;     /* its mount or filesystem is */
 	unsigned int name_max;
 };
 

@@ -10,6 +10,7 @@
 #include <sys/sysmacros.h>
 #include <sys/syscall.h>
 
+#include "overlay/fdcache.h"
 #include "overlay/layer.h"
 #include "util/at.h"
 #include "util/base.h"
@@ -54,6 +55,43 @@ static void dir_close(struct layer_ref *ref)
 	close_fd(ref->fd);
 }
 
+/* How many cached fds are given up at once when there are no more. */
+#define SHRINK_BATCH 64
+
+static int open_at(struct layer_ref *at, const char *name, int flags)
+{
+	struct fdcache *fds = at->layer->fds;
+
+	for (;;) {
+		int fd = at_open(at->fd, name, flags);
+
+		if ((fd != -EMFILE && fd != -ENFILE) || !fds || !fdcache_shrink(fds, SHRINK_BATCH))
+			return fd;
+	}
+}
+
+/* What the kernel shows for an id without a number in our user namespace (kernel.overflowuid). */
+#define OVERFLOW_ID 65534
+
+/*
+ * Tells who has the number 65534 from who has none: only what has an owner in our namespace may be
+ * opened with O_NOATIME. What cannot be tried counts as foreign.
+ */
+static void check_owner(struct layer_ref *at, const char *name, struct statx *st)
+{
+	autofd int fd = -1;
+
+	if (st->stx_uid != OVERFLOW_ID)
+		return;
+	if (S_ISREG(st->stx_mode) || S_ISDIR(st->stx_mode))
+		fd = open_at(at, name, O_RDONLY | O_NOATIME | O_NONBLOCK | O_NOCTTY);
+	if (fd >= 0)
+		return;
+	st->stx_uid = LAYER_NO_ID;
+	if (st->stx_gid == OVERFLOW_ID)
+		st->stx_gid = LAYER_NO_ID;
+}
+
 /*
  * What is mounted inside a layer is not part of it. A private clone of the mount has nothing
  * mounted inside; without one, an object on another mount is shown as what it covers would be if it
@@ -71,15 +109,26 @@ static bool is_foreign_mount(struct layer *layer, struct layer_ref *at, const ch
 	return (st.stx_mask & STATX_MNT_ID) && st.stx_mnt_id != layer->mnt_id;
 }
 
+static int stat_foreign(struct layer_ref *at, const char *name, struct statx *st)
+{
+	int flags = AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT | AT_STATX_DONT_SYNC |
+		    (*name ? 0 : AT_EMPTY_PATH);
+
+	return statx(at->fd, name, flags, AT_STATX_WANTED, st) < 0 ? -errno : 0;
+}
+
 static int dir_stat(struct layer_ref *at, const char *name, struct statx *st)
 {
-	if (unlikely(at->layer->mnt_id) && is_foreign_mount(at->layer, at, name)) {
-		if (statx(at->fd, name, AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT | AT_STATX_DONT_SYNC,
-			  AT_STATX_WANTED, st) < 0)
-			return -errno;
-		return 0;
-	}
-	return at_statx(at->fd, name, st);
+	int err;
+
+	if (unlikely(at->foreign))
+		return *name ? -ENOENT : stat_foreign(at, name, st);
+	if (unlikely(at->layer->mnt_id) && is_foreign_mount(at->layer, at, name))
+		return stat_foreign(at, name, st);
+	err = at_statx(at->fd, name, st);
+	if (err == 0 && unlikely(at->layer->ambiguous_ids))
+		check_owner(at, name, st);
+	return err;
 }
 
 static int open_flags(enum layer_open how, bool noatime)
@@ -98,6 +147,10 @@ static int dir_open(struct layer_ref *at, const char *path, enum layer_open how,
 	autofd int fd = -1;
 	/* Reading a lower file must not change its atime; only its owner may ask for that. */
 	bool noatime = layer->index > 0 && how == LAYER_OPEN_READ;
+	bool foreign = at->foreign;
+
+	if (foreign && *path)
+		return -ENOENT;
 
 	for (;;) {
 		int flags = open_flags(how, noatime);
@@ -119,13 +172,17 @@ static int dir_open(struct layer_ref *at, const char *path, enum layer_open how,
 	if (unlikely(layer->mnt_id) && *path) {
 		struct statx st;
 
-		if (statx(fd, "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, STATX_MNT_ID, &st) == 0 &&
+		if (statx(fd, "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, STATX_MNT_ID | STATX_TYPE,
+			  &st) == 0 &&
 		    (st.stx_mask & STATX_MNT_ID) && st.stx_mnt_id != layer->mnt_id)
+			foreign = true;
+		if (foreign && (how != LAYER_OPEN_PATH || !S_ISDIR(st.stx_mode)))
 			return -EXDEV;
 	}
 	*out = layer_dir_adopt(layer, fd, how == LAYER_OPEN_WRITE);
 	if (!*out)
 		return -ENOMEM;
+	(*out)->foreign = foreign;
 	take_fd(&fd);
 	return 0;
 }
@@ -138,14 +195,14 @@ static ssize_t dir_readlink(struct layer_ref *at, const char *name, char *buf, s
 static ssize_t dir_getxattr(struct layer_ref *at, const char *name, const char *xattr, void *value,
 			    size_t size)
 {
-	if (unlikely(at->layer->mnt_id) && is_foreign_mount(at->layer, at, name))
+	if (unlikely(at->layer->mnt_id) && (at->foreign || is_foreign_mount(at->layer, at, name)))
 		return -ENODATA;
 	return at_getxattr(at->fd, name, xattr, value, size);
 }
 
 static ssize_t dir_listxattr(struct layer_ref *at, const char *name, char *list, size_t size)
 {
-	if (unlikely(at->layer->mnt_id) && is_foreign_mount(at->layer, at, name))
+	if (unlikely(at->layer->mnt_id) && (at->foreign || is_foreign_mount(at->layer, at, name)))
 		return 0;
 	return at_listxattr(at->fd, name, list, size);
 }
@@ -165,12 +222,14 @@ static int dir_readdir(struct layer_ref *dir, layer_filldir fill, void *ctx)
 	autofree char *buf = malloc(DIRENT_BUFFER);
 	autofd int fd = -1;
 
+	if (dir->foreign)
+		return 0;
 	if (!buf)
 		return -ENOMEM;
 	/* O_NOATIME is for lower directories and only granted to owners. */
-	fd = at_open(dir->fd, "", O_RDONLY | O_DIRECTORY | (dir->layer->index ? O_NOATIME : 0));
+	fd = open_at(dir, "", O_RDONLY | O_DIRECTORY | (dir->layer->index ? O_NOATIME : 0));
 	if (fd == -EPERM)
-		fd = at_open(dir->fd, "", O_RDONLY | O_DIRECTORY);
+		fd = open_at(dir, "", O_RDONLY | O_DIRECTORY);
 	if (fd < 0)
 		return fd;
 	for (;;) {
@@ -248,7 +307,7 @@ static int dir_stat_handle(struct layer *layer, const struct fmt_fh *fh, struct 
 	/* Kernels before 6.13 refuse an O_PATH fd to name the mount. */
 	fd = open_by_handle_at(layer->root->fd, &buf.h, O_PATH | O_CLOEXEC);
 	if (fd < 0 && errno == EBADF) {
-		mount_fd = at_open(layer->root->fd, "", O_RDONLY | O_DIRECTORY);
+		mount_fd = open_at(layer->root, "", O_RDONLY | O_DIRECTORY);
 		if (mount_fd < 0)
 			return mount_fd;
 		fd = open_by_handle_at(mount_fd, &buf.h, O_PATH | O_CLOEXEC);
@@ -260,7 +319,7 @@ static int dir_stat_handle(struct layer *layer, const struct fmt_fh *fh, struct 
 
 static int dir_query(struct layer_ref *at, const char *name, unsigned long request, void *arg)
 {
-	autofd int fd = at_open(at->fd, name, O_RDONLY | O_NONBLOCK | O_NOCTTY);
+	autofd int fd = open_at(at, name, O_RDONLY | O_NONBLOCK | O_NOCTTY);
 
 	if (fd < 0)
 		return fd;

@@ -73,7 +73,7 @@ bool is_whiteout(struct ovl *o, struct layer_ref *at, const char *name, const st
 {
 	if (fmt_is_whiteout(st))
 		return true;
-	if (!S_ISREG(st->stx_mode) || st->stx_size != 0 || at->layer->index == 0)
+	if (!S_ISREG(st->stx_mode) || st->stx_size != 0)
 		return false;
 	return layer_getxattr(at, name, xname(o, FMT_WHITEOUT), NULL, 0) >= 0;
 }
@@ -163,8 +163,8 @@ static int look_single(struct walk *w, struct layer_ref *at, const char *comp, s
 	err = read_marks(o, at, comp, &f->marks);
 	if (err < 0)
 		return err;
-	if (S_ISREG(f->st.stx_mode) && f->st.stx_size == 0 && at->layer->index &&
-	    (f->marks & 1U << FMT_WHITEOUT) && is_whiteout(o, at, comp, &f->st)) {
+	if (S_ISREG(f->st.stx_mode) && f->st.stx_size == 0 && (f->marks & 1U << FMT_WHITEOUT) &&
+	    is_whiteout(o, at, comp, &f->st)) {
 		w->stop = w->opaque = true;
 		return 0;
 	}
@@ -183,6 +183,8 @@ static int look_single(struct walk *w, struct layer_ref *at, const char *comp, s
 			ssize_t n = layer_getxattr(at, comp, xname(o, FMT_METACOPY), value,
 						   sizeof(value));
 
+			if (n == -EACCES)
+				return (int)n;
 			if (n >= 0 || n == -ERANGE)
 				w->metacopy = true;
 			if (n == -ERANGE || (n >= 0 && fmt_metacopy_check(value, (size_t)n) < 0))
@@ -203,6 +205,13 @@ static int look_single(struct walk *w, struct layer_ref *at, const char *comp, s
 			ssize_t n = layer_getxattr(at, comp, xname(o, FMT_OPAQUE), value,
 						   sizeof(value));
 			enum fmt_opaque opaque = fmt_opaque_value(value, n);
+
+			/* user.* of a directory that we may not read: better nothing than too much
+			 */
+			if (n == -EACCES && at->layer->index)
+				return (int)n;
+			if (n == -EACCES)
+				opaque = FMT_IS_OPAQUE;
 
 			if (opaque == FMT_XWHITEOUTS && last_component && at->layer->index) {
 				w->xwhiteouts = true;

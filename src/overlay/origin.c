@@ -50,27 +50,46 @@ int origin_set(struct ovl *o, struct layer_ref *at, const char *name, const void
 	return err;
 }
 
+int mark_set(struct ovl *o, struct layer_ref *at, const char *name, enum fmt_xattr which,
+	     const void *value, size_t size)
+{
+	int fd = layer_fd(at);
+	struct statx st;
+	int err = at_setxattr(fd, name, xname(o, which), value, size, 0);
+
+	/* user.* xattrs of a directory that its owner may not write, and we are no more than that
+	 */
+	if (err != -EACCES || o->overrides_modes || at_statx(fd, name, &st) < 0)
+		return err;
+	err = at_chmod(fd, name, (st.stx_mode & 07777) | S_IWUSR);
+	if (err < 0)
+		return err;
+	err = at_setxattr(fd, name, xname(o, which), value, size, 0);
+	at_chmod(fd, name, st.stx_mode & 07777);
+	return err;
+}
+
 int mark_impure(struct ovl *o, struct ovl_inode *dir, struct layer_ref *upper)
 {
 	int err;
 
-	inode_set(dir, INODE_STAYS_IMPURE);
+	atomic_fetch_add(&dir->origins, 1);
 	if (o->no_xattr || inode_has(dir, INODE_IMPURE))
 		return 0;
-	err = at_setxattr(layer_fd(upper), "", xname(o, FMT_IMPURE), "y", 1, 0);
+	err = mark_set(o, upper, "", FMT_IMPURE, "y", 1);
 	if (err == 0)
 		inode_set(dir, INODE_IMPURE);
 	return err == -EOPNOTSUPP ? 0 : err;
 }
 
-void unmark_impure(struct ovl *o, struct ovl_inode *dir)
+void unmark_impure(struct ovl *o, struct ovl_inode *dir, uint32_t origins)
 {
 	autoref struct layer_ref *upper = NULL;
 
 	if (dir_ref(o, dir, 0, false, &upper) < 0)
 		return;
 	lock_take(&dir->lock);
-	if (!inode_has(dir, INODE_STAYS_IMPURE) &&
+	if (atomic_load(&dir->origins) == origins &&
 	    at_removexattr(layer_fd(upper), "", xname(o, FMT_IMPURE)) == 0)
 		inode_clear(dir, INODE_IMPURE);
 	lock_drop(&dir->lock);

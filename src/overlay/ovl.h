@@ -75,11 +75,14 @@ struct ovl_config {
  */
 int ovl_create(const struct ovl_config *config, struct ovl **out, char *message, size_t size);
 
-/* Writes back what upper holds (syncfs) and closes everything. No call may be running. */
+/*
+ * Closes everything, and fast: who unmounts a union may unmount the filesystem beneath it next,
+ * which also writes it back. No call may be running.
+ */
 void ovl_destroy(struct ovl *o);
 
 bool ovl_has_upper(const struct ovl *o);
-/* Whether the layers can hold POSIX ACLs: upper, or without one the topmost lower. */
+/* Whether some layer can hold POSIX ACLs, so that they have to be checked. */
 bool ovl_has_acl(const struct ovl *o);
 
 /* On whose behalf a call is made. */
@@ -88,6 +91,7 @@ struct ovl_caller {
 	gid_t gid;
 	pid_t pid;      /* thread id; 0 when unknown */
 	mode_t umask;   /* applied to new objects unless the parent has a default ACL */
+	bool appends;   /* write: through a file that was opened with O_APPEND */
 	bool kill_priv; /* open: the caller lacks CAP_FSETID (O_TRUNC drops suid and sgid) */
 	/* set by somebody else when the caller got a signal; NULL when that cannot happen */
 	const atomic_bool *interrupted;
@@ -188,7 +192,12 @@ int ovl_syncfs(struct ovl *o);
  * but the name of the entry before it, so it means the same on every ovl_dir of the directory, and
  * after a remount. "." and ".." come first.
  */
-int ovl_opendir(struct ovl *o, ovl_node node, struct ovl_dir **out);
+/*
+ * *@may_cache: whether what is read from this ovl_dir may be put together into one cached listing
+ * with what others have cached. Only one open ovl_dir of a directory may at a time: two might have
+ * begun before and after a change.
+ */
+int ovl_opendir(struct ovl *o, ovl_node node, struct ovl_dir **out, bool *may_cache);
 void ovl_closedir(struct ovl *o, struct ovl_dir *dir);
 
 struct ovl_dirent {

@@ -6,6 +6,7 @@
 #include <linux/limits.h>
 
 #include "overlay/internal.h"
+#include "util/at.h"
 
 /* How many cached fds are given up at once when there are no more. */
 #define SHRINK_BATCH 64
@@ -23,6 +24,16 @@ int open_ref(struct ovl *o, struct layer_ref *at, const char *path, enum layer_o
 			return err;
 		if (fdcache_shrink(&o->fds, SHRINK_BATCH) == 0)
 			return err;
+	}
+}
+
+int open_fd(struct ovl *o, struct layer_ref *at, const char *name, int flags)
+{
+	for (;;) {
+		int fd = at_open(layer_fd(at), name, flags);
+
+		if ((fd != -EMFILE && fd != -ENFILE) || fdcache_shrink(&o->fds, SHRINK_BATCH) == 0)
+			return fd;
 	}
 }
 
@@ -201,25 +212,28 @@ int dir_ref(struct ovl *o, struct ovl_inode *dir, unsigned int layer, bool topol
 	if (!topology_held)
 		pthread_rwlock_rdlock(&o->topology);
 	err = walk(o, dir, layer, out);
-	if (!topology_held)
-		pthread_rwlock_unlock(&o->topology);
 	if (err == 0 && !inode_has(dir, INODE_ORPHAN))
 		fdcache_offer(&o->fds, &real->ref, *out);
+	if (!topology_held)
+		pthread_rwlock_unlock(&o->topology);
 	return err;
 }
 
-/* Takes the locks; false when somebody copies @i up, which can only end without them. */
-static bool lock_both(struct ovl *o, struct ovl_inode *parent, struct ovl_inode *i)
+/* Takes the locks; -EAGAIN when somebody copied @i up, which can only end without them. */
+static int lock_both(struct ovl *o, const struct ovl_caller *caller, struct ovl_inode *parent,
+		     struct ovl_inode *i)
 {
+	int err;
+
 	if (parent)
 		lock_take(&parent->lock);
 	lock_take(&i->lock);
 	if (!parent || !inode_has(i, INODE_COPYING))
-		return true;
+		return 0;
 	lock_drop(&parent->lock);
-	copyup_wait(o, i);
+	err = copyup_wait(o, caller, i);
 	lock_drop(&i->lock);
-	return false;
+	return err < 0 ? err : -EAGAIN;
 }
 
 static void unlock_both(struct ovl_inode *parent, struct ovl_inode *i)
@@ -229,7 +243,8 @@ static void unlock_both(struct ovl_inode *parent, struct ovl_inode *i)
 		lock_drop(&parent->lock);
 }
 
-int reach_in(struct ovl *o, struct ovl_inode *parent, struct ovl_inode *i, struct reach *r)
+int reach_in(struct ovl *o, const struct ovl_caller *caller, struct ovl_inode *parent,
+	     struct ovl_inode *i, struct reach *r)
 {
 	autoref struct layer_ref *found = NULL;
 	struct ovl_inode *found_dir = NULL;
@@ -242,10 +257,12 @@ int reach_in(struct ovl *o, struct ovl_inode *parent, struct ovl_inode *i, struc
 		struct ovl_inode *dir;
 		struct real_dir *real;
 		unsigned int layer;
-		int err;
+		int err = lock_both(o, caller, parent, i);
 
-		if (!lock_both(o, parent, i))
+		if (err == -EAGAIN)
 			continue;
+		if (err < 0)
+			return err;
 		if (i->self) {
 			r->at = layer_ref_get(i->self);
 			r->name = "";
@@ -289,12 +306,32 @@ void reach_in_done(struct ovl_inode *parent, struct ovl_inode *i, struct reach *
 
 int reach(struct ovl *o, struct ovl_inode *i, struct reach *r)
 {
-	return reach_in(o, NULL, i, r);
+	return reach_in(o, NULL, NULL, i, r);
 }
 
 void reach_done(struct ovl_inode *i, struct reach *r)
 {
 	reach_in_done(NULL, i, r);
+}
+
+/*
+ * Opens the contents anew. Rights were checked when the file was opened first; if its mode has
+ * changed since and modes bind us, it is made accessible for the moment. @i->lock is held.
+ */
+static int open_contents(struct ovl *o, struct ovl_inode *i, struct reach *r, enum layer_open how,
+			 struct layer_ref **out)
+{
+	struct statx st;
+	int err = open_ref(o, r->at, r->name, how, out);
+
+	if (err != -EACCES || o->overrides_modes || !i->nopen || r->at->layer->index != 0)
+		return err;
+	if (layer_stat(r->at, r->name, &st) < 0 ||
+	    at_chmod(layer_fd(r->at), r->name, (st.stx_mode & 07777) | 0600) < 0)
+		return err;
+	err = open_ref(o, r->at, r->name, how, out);
+	at_chmod(layer_fd(r->at), r->name, st.stx_mode & 07777);
+	return err;
 }
 
 int file_ref(struct ovl *o, struct ovl_inode *i, bool write, struct layer_ref **out)
@@ -317,7 +354,7 @@ int file_ref(struct ovl *o, struct ovl_inode *i, bool write, struct layer_ref **
 	if (write && r.at->layer->index != 0)
 		err = -EROFS;
 	else
-		err = open_ref(o, r.at, r.name, write ? LAYER_OPEN_WRITE : LAYER_OPEN_READ, &ref);
+		err = open_contents(o, i, &r, write ? LAYER_OPEN_WRITE : LAYER_OPEN_READ, &ref);
 	if (err == 0)
 		err = layer_stat(ref, "", &st);
 	if (err == 0 && !S_ISREG(st.stx_mode))

@@ -8,6 +8,7 @@
  * layers have after them.
  */
 #include "overlay/internal.h"
+#include "util/hash.h"
 
 struct entry {
 	uint32_t name; /* offset in the arena */
@@ -55,6 +56,8 @@ struct ovl_dir {
 	struct lock lock;        /* guards the rest */
 	struct dirlist *list;
 	bool origin_seen; /* by this pass */
+	uint32_t origins; /* of the inode when this pass began */
+	bool cached;      /* constant: this listing goes into the cache of who asked */
 };
 
 static const char *entry_name(const struct dirlist *list, const struct entry *e)
@@ -88,18 +91,9 @@ static bool reserve(void **array, uint32_t *room, uint32_t count, size_t size)
 	return true;
 }
 
-static uint32_t text_hash(const char *name, size_t len)
-{
-	uint32_t h = 2166136261U;
-
-	while (len--)
-		h = (h ^ (unsigned char)*name++) * 16777619U;
-	return h;
-}
-
 static uint32_t *find_place(struct build *b, const char *name, size_t len)
 {
-	uint32_t pos = text_hash(name, len) & b->mask;
+	uint32_t pos = (uint32_t)hash_bytes(b->o->table.seed, name, len) & b->mask;
 
 	for (;; pos = (pos + 1) & b->mask) {
 		const struct entry *e;
@@ -336,7 +330,7 @@ int dir_check_empty(struct ovl *o, struct ovl_inode *dir, bool *whiteouts)
 	return err;
 }
 
-int ovl_opendir(struct ovl *o, ovl_node node, struct ovl_dir **out)
+int ovl_opendir(struct ovl *o, ovl_node node, struct ovl_dir **out, bool *may_cache)
 {
 	int err;
 	struct ovl_inode *i = inode_get_dir(o, node, &err);
@@ -350,6 +344,8 @@ int ovl_opendir(struct ovl *o, ovl_node node, struct ovl_dir **out)
 		return -ENOMEM;
 	}
 	d->inode = i;
+	d->cached = !(atomic_fetch_or(&i->flags, INODE_LISTED) & INODE_LISTED);
+	*may_cache = d->cached;
 	*out = d;
 	return 0;
 }
@@ -358,6 +354,8 @@ void ovl_closedir(struct ovl *o, struct ovl_dir *dir)
 {
 	if (!dir)
 		return;
+	if (dir->cached)
+		inode_clear(dir->inode, INODE_LISTED);
 	inode_put(o, dir->inode);
 	dirlist_put(dir->list);
 	free(dir);
@@ -368,6 +366,7 @@ static int get_list(struct ovl *o, struct ovl_dir *d, bool anew, struct dirlist 
 {
 	struct dirlist *list = NULL;
 	struct dirlist *old = NULL;
+	uint32_t origins;
 	int err = 0;
 
 	lock_take(&d->lock);
@@ -380,7 +379,7 @@ static int get_list(struct ovl *o, struct ovl_dir *d, bool anew, struct dirlist 
 		*out = list;
 		return 0;
 	}
-	inode_clear(d->inode, INODE_STAYS_IMPURE);
+	origins = atomic_load(&d->inode->origins);
 	err = dirlist_read(o, d->inode, &list);
 	if (err < 0)
 		return err;
@@ -389,6 +388,7 @@ static int get_list(struct ovl *o, struct ovl_dir *d, bool anew, struct dirlist 
 	old = d->list;
 	d->list = list;
 	d->origin_seen = !anew;
+	d->origins = origins;
 	lock_drop(&d->lock);
 	dirlist_put(old);
 	*out = list;
@@ -509,11 +509,11 @@ static bool fill_entry(struct pass *p, uint32_t index)
 }
 
 /* As the kernel does: who has read an impure directory to the end knows whether it still is. */
-static void end_of_pass(struct ovl *o, struct ovl_inode *dir)
+static void end_of_pass(struct ovl *o, struct ovl_inode *dir, uint32_t origins)
 {
 	if (inode_has(dir, INODE_UPPER) && inode_has(dir, INODE_IMPURE) &&
 	    !inode_has(dir, INODE_ORPHAN) && !inode_lowers(dir))
-		unmark_impure(o, dir);
+		unmark_impure(o, dir, origins);
 }
 
 int ovl_readdir(struct ovl *o, struct ovl_dir *dir, off_t off, bool plus, ovl_filldir fill,
@@ -522,6 +522,7 @@ int ovl_readdir(struct ovl *o, struct ovl_dir *dir, off_t off, bool plus, ovl_fi
 	struct pass p = { .o = o, .dir = dir->inode, .plus = plus, .fill = fill, .ctx = ctx };
 	struct dirlist *list;
 	bool pure = false;
+	uint32_t origins = 0;
 	uint32_t n;
 	int err;
 
@@ -538,10 +539,11 @@ int ovl_readdir(struct ovl *o, struct ovl_dir *dir, off_t off, bool plus, ovl_fi
 		lock_take(&dir->lock);
 		dir->origin_seen |= p.origin_seen;
 		pure = n == list->shown && !dir->origin_seen;
+		origins = dir->origins;
 		lock_drop(&dir->lock);
 	}
 	if (pure)
-		end_of_pass(o, dir->inode);
+		end_of_pass(o, dir->inode, origins);
 	dirlist_put(list);
 	return 0;
 }

@@ -38,13 +38,13 @@ static int may_remove(struct ovl_inode *dir, struct ovl_inode *i)
 	return err < 0 ? err : protattr_check(i, false);
 }
 
-static int unlink_inode(struct ovl *o, struct ovl_inode *dir, struct layer_ref *upper,
-			const char *name, struct ovl_inode *i)
+static int unlink_inode(struct ovl *o, const struct ovl_caller *caller, struct ovl_inode *dir,
+			struct layer_ref *upper, const char *name, struct ovl_inode *i)
 {
 	autoref struct layer_ref *self = NULL;
 	bool hide = !inode_has(i, INODE_UPPER) || lower_has(o, dir, name, false);
 	struct reach r;
-	int err = reach_in(o, dir, i, &r);
+	int err = reach_in(o, caller, dir, i, &r);
 
 	if (err < 0)
 		return err;
@@ -77,7 +77,7 @@ int ovl_unlink(struct ovl *o, const struct ovl_caller *caller, ovl_node parent, 
 	if (err == 0)
 		err = upper_parent(o, caller, dir, &upper);
 	if (err == 0)
-		err = unlink_inode(o, dir, upper, name, i);
+		err = unlink_inode(o, caller, dir, upper, name, i);
 	inode_put(o, i);
 	inode_put(o, dir);
 	return err;
@@ -145,8 +145,9 @@ static int rmdir_locked(struct ovl *o, struct ovl_inode *dir, struct layer_ref *
 	return err;
 }
 
-static int rmdir_inode(struct ovl *o, struct ovl_inode *dir, struct layer_ref *upper,
-		       const char *name, struct ovl_inode *i, bool whiteouts)
+static int rmdir_inode(struct ovl *o, const struct ovl_caller *caller, struct ovl_inode *dir,
+		       struct layer_ref *upper, const char *name, struct ovl_inode *i,
+		       bool whiteouts)
 {
 	char left[FMT_TEMP_NAME_MAX] = "";
 	bool hide;
@@ -154,8 +155,10 @@ static int rmdir_inode(struct ovl *o, struct ovl_inode *dir, struct layer_ref *u
 
 	do {
 		lock_take(&i->lock);
-		copyup_wait(o, i);
+		err = copyup_wait(o, caller, i);
 		lock_drop(&i->lock);
+		if (err < 0)
+			return err;
 		hide = !inode_has(i, INODE_UPPER) || lower_has(o, dir, name, false);
 		pthread_rwlock_wrlock(&o->topology);
 		err = rmdir_locked(o, dir, upper, name, i, hide, whiteouts, left);
@@ -186,7 +189,7 @@ int ovl_rmdir(struct ovl *o, const struct ovl_caller *caller, ovl_node parent, c
 	if (err == 0)
 		err = upper_parent(o, caller, dir, &upper);
 	if (err == 0)
-		err = rmdir_inode(o, dir, upper, name, i, whiteouts);
+		err = rmdir_inode(o, caller, dir, upper, name, i, whiteouts);
 	inode_put(o, i);
 	inode_put(o, dir);
 	return err;

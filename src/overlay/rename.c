@@ -88,12 +88,14 @@ static int clear_target(struct renaming *r)
 		err = at_setxattr(work, temp, xname(o, FMT_OPAQUE), "y", 1, 0);
 	if (err == 0)
 		err = at_utimens(work, temp, times);
+	pthread_rwlock_wrlock(&o->topology);
 	if (err == 0)
 		err = at_rename(work, temp, layer_fd(r->new_upper), r->new_name, RENAME_EXCHANGE);
 	if (err == 0) { /* the real directory is another one now */
 		inode_set(r->target, INODE_OPAQUE);
 		fdcache_drop(&o->fds, &r->target->dir->upper.ref);
 	}
+	pthread_rwlock_unlock(&o->topology);
 	work_remove(o, temp);
 	return err;
 }
@@ -138,7 +140,7 @@ static int make_opaque(struct ovl *o, struct ovl_inode *moved, struct ovl_inode 
 		return 0;
 	if (o->no_xattr)
 		return -EXDEV;
-	err = at_setxattr(layer_fd(upper), name, xname(o, FMT_OPAQUE), "y", 1, 0);
+	err = mark_set(o, upper, name, FMT_OPAQUE, "y", 1);
 	if (err < 0)
 		return err == -EOPNOTSUPP ? -EXDEV : err;
 	inode_set(moved, INODE_OPAQUE);
@@ -204,23 +206,25 @@ static int rename_real(struct renaming *r)
 	return err;
 }
 
-/* The names in memory follow. Locks of all four are held. */
+/*
+ * The names in memory follow. Locks of all four are held. The new names come before the old ones
+ * go, so that at no moment a lookup finds neither, and takes the object for another.
+ */
 static void rename_known(struct renaming *r, struct ovl_name *new_name, struct ovl_name *swapped,
-			 struct layer_ref **target_self, struct ovl_inode **stale)
+			 struct layer_ref **target_self)
 {
 	struct ovl *o = r->o;
 	size_t old_len = strlen(r->old_name);
 	size_t new_len = strlen(r->new_name);
 
+	name_insert_over(o, new_name, r->source);
 	if (r->exchange) {
+		name_insert_over(o, swapped, r->target);
 		name_free(o, name_remove(o, r->target, r->new_dir, r->new_name, new_len));
 	} else if (r->target) {
 		orphan_commit(o, r->target, r->new_dir, r->new_name, target_self);
 	}
 	name_free(o, name_remove(o, r->source, r->old_dir, r->old_name, old_len));
-	name_insert(o, new_name, r->source, &stale[0]);
-	if (r->exchange)
-		name_insert(o, swapped, r->target, &stale[1]);
 }
 
 static void lock_ordered(struct ovl_inode *a, struct ovl_inode *b)
@@ -264,7 +268,7 @@ static bool busy(const struct ovl_inode *i)
 
 /* Under all locks. -EAGAIN: a copy-up has come in between. */
 static int rename_locked(struct renaming *r, struct ovl_name *new_name, struct ovl_name *swapped,
-			 bool *names_used, struct layer_ref **target_self, struct ovl_inode **stale)
+			 bool *names_used, struct layer_ref **target_self)
 {
 	struct ovl_inode *target = r->target;
 	int err = 0;
@@ -283,7 +287,7 @@ static int rename_locked(struct renaming *r, struct ovl_name *new_name, struct o
 		err = rename_real(r);
 	if (err == 0) {
 		*names_used = true;
-		rename_known(r, new_name, swapped, target_self, stale);
+		rename_known(r, new_name, swapped, target_self);
 	}
 	return err;
 }
@@ -301,13 +305,16 @@ static int find_target(struct renaming *r)
 	return dir_ref(o, r->new_dir, inode_top_layer(target), false, &r->target_at);
 }
 
-static void wait_idle(struct ovl *o, struct ovl_inode *i)
+static int wait_idle(struct ovl *o, const struct ovl_caller *caller, struct ovl_inode *i)
 {
+	int err;
+
 	if (!i)
-		return;
+		return 0;
 	lock_take(&i->lock);
-	copyup_wait(o, i);
+	err = copyup_wait(o, caller, i);
 	lock_drop(&i->lock);
+	return err;
 }
 
 static int rename_inodes(struct renaming *r)
@@ -317,15 +324,16 @@ static int rename_inodes(struct renaming *r)
 	struct ovl_name *swapped =
 		r->exchange ? name_new(r->old_dir, r->old_name, strlen(r->old_name)) : NULL;
 	struct layer_ref *target_self = NULL;
-	struct ovl_inode *stale[2] = { NULL, NULL };
 	bool moves_dir = r->source->dir || (r->target && r->target->dir);
 	bool names_used = false;
 	int err = new_name && (swapped || !r->exchange) ? 0 : -ENOMEM;
 
 	while (err == 0) {
-		wait_idle(o, r->source);
-		wait_idle(o, r->target);
-		err = find_target(r);
+		err = wait_idle(o, r->caller, r->source);
+		if (err == 0)
+			err = wait_idle(o, r->caller, r->target);
+		if (err == 0)
+			err = find_target(r);
 		if (err < 0)
 			break;
 		if (moves_dir)
@@ -334,7 +342,7 @@ static int rename_inodes(struct renaming *r)
 			pthread_rwlock_rdlock(&o->topology);
 		lock_ordered(r->old_dir, r->new_dir);
 		lock_objects(r->source, r->target);
-		err = rename_locked(r, new_name, swapped, &names_used, &target_self, stale);
+		err = rename_locked(r, new_name, swapped, &names_used, &target_self);
 		lock_drop(&r->source->lock);
 		if (r->target)
 			lock_drop(&r->target->lock);
@@ -349,8 +357,6 @@ static int rename_inodes(struct renaming *r)
 		name_free(o, swapped);
 	}
 	layer_ref_put(target_self);
-	inode_put(o, stale[0]);
-	inode_put(o, stale[1]);
 	return err;
 }
 

@@ -71,6 +71,23 @@ static void find_rights(struct ovl *o)
 	o->overrides_modes = has_capability(CAP_DAC_OVERRIDE);
 }
 
+/* Whether the number that stands for "none here" (65534) may also be somebody's. */
+static bool ids_are_ambiguous(void)
+{
+	autofile FILE *f = fopen("/proc/self/uid_map", "re");
+	unsigned long inside;
+	unsigned long outside;
+	unsigned long count;
+
+	while (f && fscanf(f, "%lu %lu %lu", &inside, &outside, &count) == 3) {
+		if (inside == 0 && outside == 0 && count == UINT32_MAX)
+			return false; /* everybody has his number */
+		if (inside <= 65534 && 65534 - inside < count)
+			return true;
+	}
+	return false;
+}
+
 static size_t fd_capacity(void)
 {
 	struct rlimit limit;
@@ -313,12 +330,15 @@ static void choose_xattrs(struct opening *p)
 		strerror(-err));
 }
 
+/* The kernel has to check ACLs if any layer can hold them. */
 static void probe_acl(struct ovl *o)
 {
-	struct layer *layer = &o->layers[o->has_upper ? 0 : 1];
-	ssize_t n = layer_getxattr(layer->root, "", "system.posix_acl_access", NULL, 0);
+	for (unsigned int l = o->has_upper ? 0 : 1; l <= o->lower_count && !o->has_acl; l++) {
+		ssize_t n =
+			layer_getxattr(o->layers[l].root, "", "system.posix_acl_access", NULL, 0);
 
-	o->has_acl = n >= 0 || n == -ENODATA;
+		o->has_acl = n >= 0 || n == -ENODATA;
+	}
 }
 
 /* As uuid=auto of the kernel: a new upper gets one, one that was used without is left alone. */
@@ -407,8 +427,14 @@ static int open_layers(struct opening *p)
 static int open_all(struct opening *p)
 {
 	struct ovl *o = p->o;
-	int err = table_init(o);
+	int err;
 
+	if (access("/proc/self/fd", X_OK) < 0)
+		return fail(p, -ENOENT,
+			    "/proc is not there (%s): plyfs reaches files through /proc/self/fd; "
+			    "mount -t proc proc /proc first",
+			    strerror(errno));
+	err = table_init(o);
 	if (err == 0)
 		err = fdcache_init(&o->fds, fd_capacity());
 	if (err == 0)
@@ -417,6 +443,10 @@ static int open_all(struct opening *p)
 		err = ino_init(o);
 	if (err < 0)
 		return err;
+	for (unsigned int n = o->has_upper ? 0 : 1; n <= o->lower_count; n++) {
+		o->layers[n].fds = &o->fds;
+		o->layers[n].ambiguous_ids = ids_are_ambiguous();
+	}
 	find_rights(o);
 	choose_xattrs(p);
 	probe_acl(o);
@@ -468,18 +498,10 @@ void ovl_destroy(struct ovl *o)
 	if (o->fds.capacity)
 		fdcache_destroy(&o->fds);
 	workdir_close(o);
-	/* Nothing is changed any more: the next mount of these layers need not wait for the disk.
-	 */
-	close_fd(o->upper_lock);
-	close_fd(o->work_lock);
-	if (o->changed) {
-		int err = ovl_syncfs(o);
-
-		if (err < 0)
-			log_error("upper could not be written back: %s", strerror(-err));
-	}
 	for (unsigned int n = 0; o->layers && n <= o->lower_count; n++)
 		layer_close(&o->layers[n]);
+	close_fd(o->upper_lock);
+	close_fd(o->work_lock);
 	pthread_rwlock_destroy(&o->topology);
 	pthread_mutex_destroy(&o->whiteout_lock);
 	free(o->layers);

@@ -11,46 +11,22 @@
 #include <sys/random.h>
 
 #include "overlay/internal.h"
+#include "util/hash.h"
 
 #define FIRST_BUCKETS 64
 
 /* Forgotten inodes that are not worth a malloc_trim(3). */
 #define TRIM_MIN 16384
 
-static uint64_t mix(uint64_t h)
-{
-	h ^= h >> 32;
-	h *= 0xd6e8feb86659fd93ULL;
-	h ^= h >> 32;
-	h *= 0xd6e8feb86659fd93ULL;
-	return h ^ (h >> 32);
-}
-
 static uint32_t name_hash(const struct table *t, const struct ovl_inode *parent, const char *text,
 			  size_t len)
 {
-	uint64_t h = t->seed ^ parent->node;
-
-	while (len >= 8) {
-		uint64_t word;
-
-		memcpy(&word, text, 8);
-		h = mix(h ^ word);
-		text += 8;
-		len -= 8;
-	}
-	if (len) {
-		uint64_t word = 0;
-
-		memcpy(&word, text, len);
-		h = mix(h ^ word ^ (uint64_t)len << 56);
-	}
-	return (uint32_t)mix(h);
+	return (uint32_t)hash_bytes(t->seed ^ parent->node, text, len);
 }
 
 static uint64_t link_hash(const struct table *t, dev_t dev, uint64_t ino)
 {
-	return mix(t->seed ^ mix(ino) ^ dev);
+	return hash_mix(t->seed ^ hash_mix(ino) ^ dev);
 }
 
 int table_init(struct ovl *o)
@@ -439,11 +415,38 @@ static void names_grow(struct name_shard *shard)
 	shard->mask = size - 1;
 }
 
+static void put_name(struct ovl *o, struct name_shard *shard, struct ovl_name *n,
+		     struct ovl_inode *i)
+{
+	struct ovl_name **bucket;
+
+	if (shard->count > shard->mask)
+		names_grow(shard);
+	bucket = &shard->buckets[(n->hash / TABLE_SHARDS) & shard->mask];
+	n->inode = i;
+	n->hash_next = *bucket;
+	*bucket = n;
+	shard->count++;
+	n->next = i->names;
+	i->names = n;
+	o->table.name_count++;
+}
+
+void name_insert_over(struct ovl *o, struct ovl_name *n, struct ovl_inode *i)
+{
+	struct name_shard *shard;
+
+	n->hash = name_hash(&o->table, n->parent, n->text, n->len);
+	shard = &o->table.names[n->hash % TABLE_SHARDS];
+	pthread_mutex_lock(&shard->lock);
+	put_name(o, shard, n, i);
+	pthread_mutex_unlock(&shard->lock);
+}
+
 void name_insert(struct ovl *o, struct ovl_name *n, struct ovl_inode *i, struct ovl_inode **taken)
 {
 	struct name_shard *shard;
 	struct ovl_inode *other;
-	struct ovl_name **bucket;
 
 	n->hash = name_hash(&o->table, n->parent, n->text, n->len);
 	shard = &o->table.names[n->hash % TABLE_SHARDS];
@@ -459,17 +462,8 @@ void name_insert(struct ovl *o, struct ovl_name *n, struct ovl_inode *i, struct 
 			*taken = other;
 		return;
 	}
-	if (shard->count > shard->mask)
-		names_grow(shard);
-	bucket = &shard->buckets[(n->hash / TABLE_SHARDS) & shard->mask];
-	n->inode = i;
-	n->hash_next = *bucket;
-	*bucket = n;
-	shard->count++;
-	n->next = i->names;
-	i->names = n;
+	put_name(o, shard, n, i);
 	pthread_mutex_unlock(&shard->lock);
-	o->table.name_count++;
 }
 
 struct ovl_name *name_remove(struct ovl *o, struct ovl_inode *i, struct ovl_inode *parent,

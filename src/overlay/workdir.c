@@ -243,6 +243,9 @@ static int link_shared(struct ovl *o, int dirfd, const char *name)
 		err = new_whiteout(o, o->whiteout);
 	if (err == 0) {
 		err = at_link(layer_fd(o->work), o->whiteout, dirfd, name);
+		/* Somebody swept work while it was in use. */
+		if (err == -ENOENT && new_whiteout(o, o->whiteout) == 0)
+			err = at_link(layer_fd(o->work), o->whiteout, dirfd, name);
 		if (err == -EMLINK) {
 			at_unlink(layer_fd(o->work), o->whiteout, 0);
 			o->whiteout[0] = '\0';

@@ -13,7 +13,8 @@ void server_opendir(void *ctx, struct fuse_request *req)
 	struct server *s = ctx;
 	struct fuse_open_out out = { 0 };
 	struct ovl_dir *dir;
-	int err = ovl_opendir(s->o, req->in->nodeid, &dir);
+	bool may_cache;
+	int err = ovl_opendir(s->o, req->in->nodeid, &dir, &may_cache);
 
 	if (!err) {
 		err = server_dirs_add(&s->dirs, dir, &out.fh);
@@ -25,7 +26,7 @@ void server_opendir(void *ctx, struct fuse_request *req)
 		return;
 	}
 	/* The kernel drops its cached listing itself when it changes the directory. */
-	if (s->coherent)
+	if (s->coherent && may_cache)
 		out.open_flags = FOPEN_CACHE_DIR | FOPEN_KEEP_CACHE;
 	if (fuse_reply(req, &out, sizeof(out)) < 0) {
 		server_dirs_remove(&s->dirs, out.fh, &dir);

@@ -157,6 +157,7 @@ void server_write(void *ctx, struct fuse_request *req)
 	struct fuse_write_out out = { 0 };
 	ssize_t count;
 
+	caller.appends = arg->fh & O_APPEND;
 	if (arg->size > req->payload_size || !valid_range(arg->offset, arg->size))
 		count = -EINVAL;
 	else
@@ -230,6 +231,7 @@ void server_copy_file_range(void *ctx, struct fuse_request *req)
 	uint64_t most = INT64_MAX;
 	ssize_t count = -EINVAL;
 
+	caller.appends = arg->fh_out & O_APPEND;
 	if (req->in->opcode == FUSE_COPY_FILE_RANGE)
 		most = UINT32_MAX & ~4095U;
 	if (arg->flags == 0 && arg->off_in <= INT64_MAX && arg->off_out <= INT64_MAX) {

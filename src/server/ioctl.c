@@ -46,7 +46,10 @@ static int set_fsxattr(struct server *s, struct fuse_request *req, void *out)
 	return ovl_set_fsxattr(s->o, &caller, req->in->nodeid, &set);
 }
 
-/* The argument of the flags ioctls is an int whatever their numbers say. */
+/*
+ * The argument of the flags ioctls is an int whatever their numbers say. The numbers of 32-bit callers
+ * (FS_IOC32_*) are translated by the kernel; from others it would pass them on unchecked.
+ */
 static const struct {
 	uint32_t cmd;
 	uint32_t in_size;
@@ -54,9 +57,7 @@ static const struct {
 	int (*run)(struct server *s, struct fuse_request *req, void *out);
 } ioctls[] = {
 	{ FS_IOC_GETFLAGS, 0, sizeof(int), get_flags },
-	{ FS_IOC32_GETFLAGS, 0, sizeof(int), get_flags },
 	{ FS_IOC_SETFLAGS, sizeof(int), 0, set_flags },
-	{ FS_IOC32_SETFLAGS, sizeof(int), 0, set_flags },
 	{ FS_IOC_FSGETXATTR, 0, sizeof(struct fsxattr), get_fsxattr },
 	{ FS_IOC_FSSETXATTR, sizeof(struct fsxattr), 0, set_fsxattr },
 };

@@ -2,6 +2,7 @@
 #include "server/server.h"
 
 #include <errno.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -80,6 +81,7 @@ int server_mount(const struct server_config *config, struct ovl *o, struct serve
 		.allow_other = config->allow_other || config->allow_root,
 	};
 	struct server *s = calloc(1, sizeof(*s));
+	sigset_t signals;
 	int err;
 
 	message[0] = '\0';
@@ -93,6 +95,7 @@ int server_mount(const struct server_config *config, struct ovl *o, struct serve
 	s->owner = getuid();
 	server_set_timeout(s, config->timeout);
 	server_dirs_init(&s->dirs);
+	fuse_session_block_signals(&signals);
 	err = fuse_mount(&mount, &s->mount, message, size);
 	if (!err) {
 		err = start_session(s, config);
@@ -104,6 +107,7 @@ int server_mount(const struct server_config *config, struct ovl *o, struct serve
 	}
 	if (err) {
 		server_free(s);
+		pthread_sigmask(SIG_SETMASK, &signals, NULL);
 		return err;
 	}
 	s->hook = config->hook;

@@ -47,7 +47,11 @@ struct server_config {
 	unsigned int max_threads; /* 0: the default */
 };
 
-/* @o is borrowed until server_free(). The config is only read during the call. */
+/*
+ * @o is borrowed until server_free(). The config is only read during the call. On success all
+ * signals are blocked in the calling thread, and stay so: one that comes from then on waits for
+ * server_run(), which unmounts.
+ */
 int server_mount(const struct server_config *config, struct ovl *o, struct server **out,
 		 char *message, size_t size);
 

@@ -47,6 +47,7 @@ def pytest_configure(config):
         "limit(seconds): the time this test may take",
         "root(why): needs real root",
         "privileged(why): needs root, of a user namespace at least",
+        "userns(why): is about root of a user namespace",
         "unprivileged(why): is about an ordinary user",
         "disk(why): needs layers on a disk file system, not on tmpfs",
         "plyfs_only(why): the kernel's overlayfs does otherwise",
@@ -217,6 +218,7 @@ def pytest_collection_modifyitems(config, items):
             (level != "root" and item.get_closest_marker("root"))
             or (level == "user" and item.get_closest_marker("privileged"))
             or (level != "user" and item.get_closest_marker("unprivileged"))
+            or (level != "userns" and item.get_closest_marker("userns"))
             or (lib.settings.backing == "tmpfs" and item.get_closest_marker("disk"))
             or (impl == "kernel" and item.get_closest_marker("plyfs_only"))
             or (impl == "kernel" and level == "user")

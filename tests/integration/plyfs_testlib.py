@@ -363,7 +363,7 @@ def in_child(function, *args, uid=None, gid=None, groups=(), umask=None, cwd=Non
 
 def content_key(path, size):
     """A digest of a file's content; of large files only of both ends."""
-    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | noatime_flag(path))
+    fd = open_noatime(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     try:
         if size <= 4 * MIB:
             h = hashlib.blake2b(digest_size=16)
@@ -377,9 +377,12 @@ def content_key(path, size):
         os.close(fd)
 
 
-def noatime_flag(path):
-    """O_NOATIME is only for the owner."""
-    return os.O_NOATIME if os.geteuid() in (0, os.lstat(path).st_uid) else 0
+def open_noatime(path, flags):
+    """Open without changing atime where we may: O_NOATIME is only for the owner."""
+    try:
+        return os.open(path, flags | os.O_NOATIME)
+    except PermissionError:
+        return os.open(path, flags)
 
 
 def walk(root):
@@ -390,7 +393,7 @@ def walk(root):
     while stack:
         rel = stack.pop()
         directory = os.path.join(root, rel) if rel else root
-        fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | noatime_flag(directory))
+        fd = open_noatime(directory, os.O_RDONLY | os.O_DIRECTORY)
         try:
             with os.scandir(fd) as it:
                 entries = sorted((e.name, e.is_dir(follow_symlinks=False)) for e in it)

@@ -103,6 +103,8 @@ class Model:
 
     def do_mkdir(self, name):
         self.names[name] = self.directory()
+        # a setgid directory passes the bit on
+        self.names[name]["mode"] |= self.names[os.path.dirname(name)]["mode"] & 0o2000
 
     def do_symlink(self, target, name):
         self.names[name] = {"kind": "link", "target": target}

@@ -371,6 +371,52 @@ def test_default_acl_of_a_parent_does_not_leak_into_what_is_copied(union):
     assert lib.xattr(m / "d", DEFAULT_ACL) == lib.xattr(low / "d", DEFAULT_ACL)
 
 
+@pytest.mark.userns("ids that are not mapped exist only there")
+def test_owner_that_is_not_mapped_is_refused(new_union):
+    """Else a file of the real root would become one of the namespace's: EOVERFLOW."""
+    union = new_union()
+    # the directory of the program under test belongs to the real root
+    union.use_lower(0, os.path.dirname(lib.settings.plyfs))
+    m = union.mount()
+    for change in (
+        lambda: os.rename(m / "plyfs", m / "moved"),
+        lambda: os.chmod(m / "plyfs", 0o4755),
+        lambda: os.link(m / "plyfs", m / "linked"),
+    ):
+        with raises(errno.EOVERFLOW, errno.EPERM):
+            change()
+    assert names(union.upper) == []
+    os.unlink(m / "plyfs")
+    assert names(m) == []
+
+
+@pytest.mark.root("mounts an image")
+@pytest.mark.plyfs_only("refuses ACLs on the files of such a lower")
+def test_lower_without_acls(union):
+    """squashfs holds none: asking and setting work all the same."""
+    image, fs = union.base / "image", mkdir(union.base / "squashfs")
+    write(union.base / "src/d/f", "content", mode=0o640)
+    subprocess.run(
+        ["mksquashfs", union.base / "src", image, "-quiet"], check=True, capture_output=True
+    )
+    subprocess.run(["mount", "-o", "loop,ro", image, fs], check=True)
+    try:
+        union.use_lower(0, fs)
+        m = union.mount()
+        assert lib.xattr(m / "d/f", ACCESS_ACL) is None
+        value = acl(6, 4, 0, users=[(1000, 4)], mask=4)
+        os.setxattr(m / "d/f", ACCESS_ACL, value)
+        assert lib.xattr(m / "d/f", ACCESS_ACL) == value
+        assert in_child(read, m / "d/f", uid=1000) == b"content"
+        os.setxattr(m / "d", DEFAULT_ACL, value)
+        write(m / "d/new", "x")
+        assert lib.xattr(m / "d/new", ACCESS_ACL) is not None
+        append(m / "d/f", b"+")
+        union.close()
+    finally:
+        subprocess.run(["umount", "-l", fs], check=True)
+
+
 def test_empty_file_and_odd_sizes(union):
     sizes = [0, 1, 4095, 4096, 4097, 65536, MIB - 1, MIB, MIB + 1, 3 * MIB + 17]
     for size in sizes:

@@ -253,6 +253,26 @@ def test_direct_io(union, where):
 
 
 @pytest.mark.parametrize("where", WHERE)
+def test_direct_io_that_is_not_aligned(union, where):
+    """Refused or right, never wrong data."""
+    data = os.urandom(64 * KIB)
+    path = make(union, where, data)
+    with opened(path, os.O_RDWR | os.O_DIRECT) as fd:
+        for offset, size in ((1, 4096), (4096, 100), (511, 513), (60000, 10000)):
+            try:
+                assert os.pread(fd, size, offset) == data[offset : offset + size]
+            except OSError as e:
+                assert e.errno == errno.EINVAL
+            try:
+                os.pwrite(fd, data[offset : offset + size], offset)
+            except OSError as e:
+                assert e.errno == errno.EINVAL
+        os.ftruncate(fd, 1000)
+        assert os.fstat(fd).st_size == 1000
+    assert read(path) == data[:1000]
+
+
+@pytest.mark.parametrize("where", WHERE)
 def test_shared_mapping(union, where):
     data = os.urandom(100 * KIB)
     path = make(union, where, data)

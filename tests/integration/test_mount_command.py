@@ -7,6 +7,8 @@ import re
 import shutil
 import signal
 import subprocess
+import threading
+import time
 
 import plyfs_testlib as lib
 import pytest
@@ -290,6 +292,54 @@ def test_signal_unmounts(union, sig):
     assert not lib.find_mount(m)
     mounted.live = False
     assert read(union.upper / "f") == b"changed"
+
+
+@PLYFS_ONLY
+@pytest.mark.parametrize("sig", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_signal_while_mounting_leaves_no_dead_mount(union, sig):
+    """Wherever it comes, before, in and after mount(2)."""
+    write(union.lower() / "f", "low")
+    options = layer_options(union.lowers, union.upper, union.work)
+    for i in range(40):
+        child = subprocess.Popen(
+            [lib.settings.plyfs, "mount", "-f", "-o", options, union.point],
+            stdin=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            env=environment(),
+        )
+        if i % 2:
+            time.sleep(i * 0.0002)
+        else:
+            wait_for(
+                lambda: lib.find_mount(union.point) or child.poll() is not None, 10, "the mount"
+            )
+        child.send_signal(sig)
+        child.wait(timeout=20)
+        left = lib.find_mount(union.point)
+        if left:
+            subprocess.run(["umount", "-l", union.point], check=False)
+        assert not left, f"run {i}, which ended with {child.returncode}"
+
+
+@PLYFS_ONLY
+def test_memory_of_a_burst_goes_back(union):
+    """Threads that came for many clients at once leave with their buffers."""
+    for i in range(60):
+        write(union.lower() / f"f{i}", b"x" * lib.MIB)
+    m = union.mount()
+
+    def client(i):
+        with opened(m / f"f{i}", os.O_RDWR) as fd:
+            os.pwrite(fd, b"y" * lib.MIB, 0)
+            os.fsync(fd)
+
+    clients = [threading.Thread(target=client, args=(i,)) for i in range(60)]
+    for c in clients:
+        c.start()
+    for c in clients:
+        c.join()
+    if not lib.settings.sanitizer_env:
+        wait_for(lambda: union.daemon.rss() < 8 * lib.MIB, 25, "memory given back")
 
 
 @PLYFS_ONLY
@@ -584,6 +634,75 @@ def test_mount8_fake(union, helpers):
     assert not lib.find_mount(union.point)
 
 
+def shown_options(union):
+    return set(lib.find_mount(union.point)[4].split(","))
+
+
+@MOUNT8
+@PLYFS_ONLY
+def test_mount8_remounts(union, helpers):
+    """mount(8) gives the helper all that the mount table shows, user_id= and the like included."""
+    write(union.lower() / "f", "low")
+    mount_with(
+        union,
+        "mount",
+        "-o",
+        layer_options(union.lowers, union.upper, union.work, "nosuid,nodev,noatime"),
+        union.point,
+    )
+    for words, expected in (
+        ("remount,ro", {"ro", "nosuid", "nodev", "noatime"}),
+        ("remount,rw,noexec", {"rw", "nosuid", "nodev", "noexec", "noatime"}),
+        ("remount,relatime,suid", {"rw", "nodev", "noexec", "relatime"}),
+    ):
+        done = subprocess.run(
+            ["mount", "-o", words, union.point], capture_output=True, text=True, timeout=30
+        )
+        assert done.returncode == 0, done.stderr
+        shown = shown_options(union)
+        assert expected <= shown, (words, shown)
+        assert ("ro" in expected) == ("ro" in shown)
+        assert ("nosuid" in expected) == ("nosuid" in shown)
+    write(union.point / "f", "new")
+
+
+@PLYFS_ONLY
+@pytest.mark.privileged("remounts")
+def test_remount_keeps_flags_that_are_not_named(union):
+    write(union.lower() / "f", "low")
+    flags = {"nosuid", "nodev", "noexec", "noatime"}
+    mount_with(
+        union,
+        "mount",
+        "-o",
+        layer_options(union.lowers, union.upper, union.work, ",".join(flags)),
+        union.point,
+    )
+    done = run_plyfs("mount", "-o", "remount,ro", union.point)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert flags | {"ro"} <= shown_options(union)
+    with lib.raises(30):
+        write(union.point / "f", "new")
+    done = run_plyfs("mount", "-o", "remount,rw,exec", union.point)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert shown_options(union) & {"ro", *flags} == flags - {"noexec"}
+    write(union.point / "f", "new")
+    assert "user.plyfs" not in lib.xattrs(union.upper)
+
+
+@PLYFS_ONLY
+@pytest.mark.privileged("remounts")
+def test_remount_for_writing_needs_an_upper(union):
+    write(union.lower() / "f", "low")
+    mount_with(union, "mount", "-o", layer_options(union.lowers, options="nodev"), union.point)
+    done = run_plyfs("mount", "-o", "remount,rw", union.point)
+    assert done.returncode == 32
+    assert "upperdir" in done.stderr and str(union.point) in done.stderr
+    assert {"ro", "nodev"} <= shown_options(union)
+    assert run_plyfs("mount", "-o", "remount,noexec", union.point).returncode == 0
+    assert {"ro", "nodev", "noexec"} <= shown_options(union)
+
+
 @PLYFS_ONLY
 def test_engine_reads_stderr_to_its_end(union):
     """containers/storage waits for the pipe to close: the daemon must not keep it."""
@@ -626,8 +745,6 @@ def test_idle_daemon_sleeps(union):
         return total
 
     # threads that end after a while are allowed: wait until two looks are the same
-    import time
-
     def quiet():
         before = switches()
         time.sleep(0.3)

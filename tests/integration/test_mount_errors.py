@@ -286,6 +286,25 @@ def test_no_dev_fuse(layers):
     assert "modprobe" in line
 
 
+@pytest.mark.root("puts something else in the place of /dev/fuse")
+@pytest.mark.parametrize("what", ["device", "file"])
+def test_dev_fuse_that_is_something_else(layers, what):
+    """Only the kernel's mere EINVAL would tell."""
+    other = write(layers.base / "other") if what == "file" else "/dev/null"
+
+    def run(*args):
+        def inside():
+            lib.unshare(lib.CLONE_NEWNS)
+            lib.sys_mount("none", "/", "", lib.MS_REC | lib.MS_PRIVATE)
+            lib.sys_mount(other, "/dev/fuse", "", lib.MS_BIND)
+            return run_plyfs(*args)
+
+        return lib.in_child(inside)
+
+    line = refused("-o", options(layers), layers.point, mentions=["/dev/fuse"], run=run)
+    assert "mknod" in line
+
+
 @pytest.mark.root("drops privileges")
 def test_no_right_to_open_dev_fuse(layers):
     for path in (layers.upper, layers.work, layers.point):

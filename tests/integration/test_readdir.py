@@ -247,6 +247,19 @@ def test_attributes_read_with_the_listing_are_fresh(union):
         os.close(fd)
 
 
+def test_order_is_the_same_every_time(union):
+    """Also in the next mount: archives made of it are the same."""
+    for i in range(100):
+        write(union.lower(i % 3) / "d" / f"name{i * 7919 % 1000}")
+    for i in range(20):
+        write(union.upper / "d" / f"up{i}")
+    m = union.mount()
+    first = os.listdir(m / "d")
+    assert os.listdir(m / "d") == first
+    union.remount()
+    assert os.listdir(m / "d") == first
+
+
 def test_two_readers_do_not_disturb_each_other(union):
     for i in range(200):
         write((union.lower() if i % 2 else union.upper) / "d" / f"n{i}")

@@ -3,6 +3,7 @@
 
 import errno
 import os
+import stat
 
 import plyfs_testlib as lib
 import pytest
@@ -156,6 +157,18 @@ def test_trusted_on_special_files(union):
         assert xattr(m / name, "trusted.b") == b"2"
         assert xattr(union.upper / name, "trusted.b") == b"2"
     assert xattr(union.upper / "s", "trusted.a") == b"1"
+
+
+@TRUSTED
+def test_on_device_nodes(union):
+    os.mknod(union.lower() / "null", stat.S_IFCHR | 0o600, os.makedev(1, 3))
+    os.setxattr(union.lower() / "null", "trusted.a", b"1")
+    m = union.mount()
+    assert xattrs(m / "null") == {"trusted.a": b"1"}
+    os.setxattr(m / "null", "trusted.b", b"2")
+    os.mknod(m / "new", stat.S_IFBLK | 0o600, os.makedev(7, 100))
+    assert os.listxattr(m / "new") == []
+    assert xattrs(m / "null") == {"trusted.a": b"1", "trusted.b": b"2"}
 
 
 @pytest.mark.privileged("drops to another user")

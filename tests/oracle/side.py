@@ -76,9 +76,15 @@ class Side:
             return base + b"/" + rest if rest else base
         return self.root + b"/" + p
 
+    def same_file(self, args):
+        fds = self.fds[args["h"]], self.fds[args["to"]]
+        return None not in fds and os.path.sameopenfile(*fds)
+
     def drop(self, slot):
         """Closes a slot and all others, and the mappings, of the same file."""
-        st = os.fstat(self.fd(slot))
+        if self.fds[slot] is None:
+            return
+        st = os.fstat(self.fds[slot])
         for other in range(SLOTS):
             if self.fds[other] is not None and os.path.samestat(st, os.fstat(self.fds[other])):
                 self.op_close(other)
@@ -118,14 +124,14 @@ class Side:
 
     # ---- running
 
-    def removed_directory(self, args):
-        """Whether the operation changes an open directory that has been removed."""
+    def removed(self, args):
+        """Whether this is a change to something open, not a regular file, without a name."""
         slot = args.get("h")
         if args.get("p", b"")[:1] == b"@" and b"/" not in args["p"]:
             slot = int(args["p"][1:])
         if slot is None or self.fds[slot] is None:
             return False
-        return (stat.S_ISDIR(os.fstat(self.fds[slot]).st_mode)
+        return (not stat.S_ISREG(os.fstat(self.fds[slot]).st_mode)
                 and os.readlink("/proc/self/fd/%d" % self.fds[slot]).endswith(" (deleted)"))
 
     def run(self, op, args):
@@ -134,8 +140,8 @@ class Side:
         who = args.pop("who", v.ROOT)
         umask = args.pop("umask", None)
         function = getattr(self, "op_" + op)
-        if op in CHANGES and self.removed_directory(args):
-            return {"skip": 1}  # the kernel's overlayfs copies it up over what has its name now
+        if op in CHANGES and self.removed(args):
+            return {"skip": 1}  # the kernel's overlayfs brings it back, over what has its name now
         try:
             if umask is not None:
                 os.umask(umask)
@@ -243,8 +249,6 @@ class Side:
         return {"n": os.copy_file_range(self.fd(h), self.fd(to), n, off, to_off)}
 
     def op_sendfile(self, h, to, n, off):
-        if os.path.sameopenfile(self.fd(h), self.fd(to)):
-            raise Skip  # reads what it has just written, or not
         return {"n": os.sendfile(self.fd(to), self.fd(h), off, n)}
 
     def op_fsync(self, h):

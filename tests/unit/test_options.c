@@ -290,6 +290,8 @@ static void test_mount_flags(void **state)
 		{ "noatime,nodiratime,atime,diratime", 0 },
 		{ "relatime", MS_RELATIME },
 		{ "relatime,norelatime", 0 },
+		{ "noatime,relatime", MS_RELATIME },
+		{ "relatime,strictatime,noatime", MS_NOATIME },
 		{ "strictatime", MS_STRICTATIME },
 		{ "lazytime", MS_LAZYTIME },
 		{ "lazytime,nolazytime", 0 },
@@ -526,6 +528,48 @@ static void test_debug_and_remount(void **state)
 	check(s); /* the layers are those of the mount that is there */
 }
 
+static void test_words_that_the_mount_table_shows_pass(void **state)
+{
+	struct state *s = *state;
+
+	add(s,
+	    "rw,nosuid,nodev,relatime,user_id=0,group_id=0,default_permissions,allow_other,remount,"
+	    "ro,fd=3,rootmode=40000,max_read=131072,blksize=4096,seclabel,allow_root");
+	check(s);
+	assert_true(s->o.mount_flags & MS_RDONLY);
+}
+
+static void test_remount_keeps_what_is_not_named(void **state)
+{
+	const unsigned long now = MS_NOSUID | MS_NODEV | MS_NOEXEC | MS_NOATIME;
+	static const struct {
+		const char *list;
+		unsigned long now, flags;
+	} cases[] = {
+		{ "", now, now },
+		{ "ro", now, now | MS_RDONLY },
+		{ "rw", now | MS_RDONLY, now },
+		{ "exec,suid", now, MS_NODEV | MS_NOATIME },
+		{ "exec,noexec", MS_RELATIME, MS_NOEXEC | MS_RELATIME },
+		{ "noexec,exec", MS_NOEXEC | MS_RELATIME, MS_RELATIME },
+		{ "atime", MS_NOATIME, MS_RELATIME },
+		{ "relatime", MS_NOATIME, MS_RELATIME },
+		{ "strictatime", MS_RELATIME, MS_STRICTATIME },
+		{ "noatime", MS_STRICTATIME, MS_NOATIME },
+		{ "nodiratime", MS_STRICTATIME, MS_NODIRATIME | MS_STRICTATIME },
+		{ "nostrictatime", MS_STRICTATIME, MS_RELATIME },
+		{ "relatime,ro,noatime", MS_RELATIME, MS_RDONLY | MS_NOATIME },
+	};
+
+	for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
+		struct state *s = *state;
+
+		s->o.mount_flags = s->o.unset_flags = 0;
+		add(s, cases[i].list);
+		assert_int_equal(options_remount_flags(&s->o, cases[i].now), cases[i].flags);
+	}
+}
+
 static void test_distance(void **state)
 {
 	assert_int_equal(suggest_distance("mount", "mount"), 0);
@@ -576,6 +620,8 @@ int main(void)
 		T(test_names_in_the_mount_table),
 		T(test_timeout),
 		T(test_debug_and_remount),
+		T(test_words_that_the_mount_table_shows_pass),
+		T(test_remount_keeps_what_is_not_named),
 		T(test_distance),
 	};
 

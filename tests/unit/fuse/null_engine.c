@@ -261,8 +261,9 @@ int ovl_syncfs(struct ovl *o)
 	return called(NULL, 0);
 }
 
-int ovl_opendir(struct ovl *o, ovl_node node, struct ovl_dir **out)
+int ovl_opendir(struct ovl *o, ovl_node node, struct ovl_dir **out, bool *may_cache)
 {
+	*may_cache = true;
 	int err = called(NULL, node);
 
 	if (err)

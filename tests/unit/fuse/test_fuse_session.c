@@ -12,6 +12,7 @@
 #include <poll.h>
 #include <pthread.h>
 #include <semaphore.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -21,7 +22,9 @@
 #include "util/base.h"
 
 #define THREADS    4
+#define MANY       512 /* the default */
 #define TIMEOUT_MS 10000
+#define LOOK_NS    10000000 /* how often a waiting handler looks whether it is interrupted */
 
 enum test_op { OP_QUICK = 1, OP_FORGET = 2, OP_STUCK = 3, OP_BLOCKING = 4 };
 
@@ -31,6 +34,8 @@ struct state {
 	struct fuse_session *session;
 	pthread_t thread;
 	int result;
+	bool signalled; /* the session is to find a signal that came before it */
+	bool unmounted;
 	sem_t begun; /* a waiting handler began */
 	sem_t go;    /* lets one of them go on */
 	sem_t forgotten;
@@ -53,16 +58,17 @@ static void forget(void *ctx, struct fuse_request *req)
 static void waiting(void *ctx, struct fuse_request *req)
 {
 	struct state *s = ctx;
-	int err = 0;
+	struct timespec until;
+	int err;
 
 	sem_post(&s->begun);
-	while (sem_trywait(&s->go) < 0) {
-		if (atomic_load(&req->interrupted)) {
-			err = -EINTR;
-			break;
-		}
-		usleep(500);
-	}
+	clock_gettime(CLOCK_REALTIME, &until);
+	do {
+		err = atomic_load(&req->interrupted) ? -EINTR : 0;
+		until.tv_nsec += LOOK_NS;
+		until.tv_sec += until.tv_nsec / 1000000000;
+		until.tv_nsec %= 1000000000;
+	} while (!err && sem_timedwait(&s->go, &until) < 0);
 	fuse_reply_error(req, err);
 }
 
@@ -88,7 +94,12 @@ static void on_ready(void *ctx)
 static void *run_session(void *arg)
 {
 	struct state *s = arg;
+	sigset_t old;
 
+	if (s->signalled) {
+		fuse_session_block_signals(&old);
+		pthread_kill(pthread_self(), SIGTERM);
+	}
 	s->result = fuse_session_run(s->session, on_ready, s);
 	return NULL;
 }
@@ -140,7 +151,16 @@ static void wait_for(sem_t *sem)
 	assert_int_equal(sem_timedwait(sem, &until), 0);
 }
 
-static int setup(void **state)
+/* As the kernel does, the other end hangs up. */
+static void unmount(void *ctx)
+{
+	struct state *s = ctx;
+
+	s->unmounted = true;
+	shutdown(s->kernel, SHUT_RDWR);
+}
+
+static int start(void **state, unsigned int threads, bool signalled)
 {
 	struct state *s = calloc(1, sizeof(*s));
 	struct fuse_init_in init = { .major = 7, .minor = 45 };
@@ -149,12 +169,14 @@ static int setup(void **state)
 		.op_count = ARRAY_SIZE(ops),
 		.ctx = s,
 		.want = { .max_write = 65536, .max_readahead = 65536 },
-		.max_threads = THREADS,
+		.max_threads = threads,
+		.unmount = unmount,
 	};
 	int fds[2];
 
 	if (!s || socketpair(AF_UNIX, SOCK_SEQPACKET, 0, fds) < 0)
 		return -1;
+	s->signalled = signalled;
 	s->kernel = fds[0];
 	s->fd = config.fd = fds[1];
 	sem_init(&s->begun, 0, 0);
@@ -165,11 +187,28 @@ static int setup(void **state)
 		return -1;
 	if (pthread_create(&s->thread, NULL, run_session, s))
 		return -1;
+	*state = s;
+	if (signalled)
+		return 0;
 	ask(s, FUSE_INIT, 1, &init, sizeof(init));
 	assert_answer(s, 1, 0);
 	wait_for(&s->ready);
-	*state = s;
 	return 0;
+}
+
+static int setup(void **state)
+{
+	return start(state, THREADS, false);
+}
+
+static int setup_default(void **state)
+{
+	return start(state, 0, false);
+}
+
+static int setup_signalled(void **state)
+{
+	return start(state, THREADS, true);
 }
 
 static int teardown(void **state)
@@ -363,6 +402,44 @@ static void test_malformed_messages_do_no_harm(void **state)
 	assert_answer(s, 14, 0);
 }
 
+/* Each takes a thread; even then the last one gets through what gives something back. */
+static void test_hundreds_of_stuck_requests_delay_no_other(void **state)
+{
+	struct state *s = *state;
+
+	for (uint64_t i = 0; i < MANY - 2; i++) {
+		ask(s, OP_BLOCKING, 1000 + i, NULL, 0);
+		wait_for(&s->begun);
+	}
+	ask(s, OP_QUICK, 10, NULL, 0);
+	assert_answer(s, 10, 0);
+	ask(s, OP_BLOCKING, 1000 + MANY, NULL, 0);
+	wait_for(&s->begun);
+	ask(s, OP_QUICK, 12, NULL, 0);
+	assert_silent(s);
+	ask(s, OP_FORGET, 14, NULL, 0);
+	wait_for(&s->forgotten);
+	sem_post(&s->go);
+	for (int i = 0; i < 2; i++) {
+		int error;
+
+		answer(s, &error);
+		assert_int_equal(error, 0);
+	}
+	let_go(s, MANY - 2);
+}
+
+static void test_signal_from_before_the_session_unmounts(void **state)
+{
+	struct state *s = *state;
+	struct pollfd fd = { .fd = s->kernel, .events = POLLIN };
+
+	/* Hung up by unmount(), which is all that ends this session. */
+	assert_int_equal(poll(&fd, 1, TIMEOUT_MS), 1);
+	assert_true(fd.revents & POLLHUP);
+	assert_true(s->unmounted);
+}
+
 static void test_session_ends_with_requests_under_way(void **state)
 {
 	struct state *s = *state;
@@ -387,6 +464,10 @@ int main(void)
 		TEST(test_many_requests_wait_without_loss),
 		TEST(test_malformed_messages_do_no_harm),
 		TEST(test_session_ends_with_requests_under_way),
+		cmocka_unit_test_setup_teardown(test_hundreds_of_stuck_requests_delay_no_other,
+						setup_default, teardown),
+		cmocka_unit_test_setup_teardown(test_signal_from_before_the_session_unmounts,
+						setup_signalled, teardown),
 	};
 
 	return cmocka_run_group_tests_name("fuse session", tests, NULL, NULL);
