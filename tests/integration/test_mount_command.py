@@ -324,22 +324,24 @@ def test_signal_while_mounting_leaves_no_dead_mount(union, sig):
 @PLYFS_ONLY
 def test_memory_of_a_burst_goes_back(union):
     """Threads that came for many clients at once leave with their buffers."""
-    for i in range(60):
-        write(union.lower() / f"f{i}", b"x" * lib.MIB)
+    size = lib.MIB // 2
+    for i in range(200):
+        write(union.lower() / f"f{i}", b"x" * size)
     m = union.mount()
 
     def client(i):
         with opened(m / f"f{i}", os.O_RDWR) as fd:
-            os.pwrite(fd, b"y" * lib.MIB, 0)
+            os.pwrite(fd, b"y" * size, 0)
             os.fsync(fd)
 
-    clients = [threading.Thread(target=client, args=(i,)) for i in range(60)]
+    clients = [threading.Thread(target=client, args=(i,)) for i in range(200)]
     for c in clients:
         c.start()
     for c in clients:
         c.join()
+    wait_for(lambda: union.daemon.threads() <= 10, 40, "the end of idle threads")
     if not lib.settings.sanitizer_env:
-        wait_for(lambda: union.daemon.rss() < 8 * lib.MIB, 25, "memory given back")
+        wait_for(lambda: union.daemon.rss() < 6 * lib.MIB, 15, "memory given back")
 
 
 @PLYFS_ONLY

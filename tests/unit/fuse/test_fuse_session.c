@@ -35,7 +35,7 @@ struct state {
 	pthread_t thread;
 	int result;
 	bool signalled; /* the session is to find a signal that came before it */
-	bool unmounted;
+	atomic_bool unmounted;
 	sem_t begun; /* a waiting handler began */
 	sem_t go;    /* lets one of them go on */
 	sem_t forgotten;
@@ -156,7 +156,7 @@ static void unmount(void *ctx)
 {
 	struct state *s = ctx;
 
-	s->unmounted = true;
+	atomic_store(&s->unmounted, true);
 	shutdown(s->kernel, SHUT_RDWR);
 }
 
@@ -437,7 +437,7 @@ static void test_signal_from_before_the_session_unmounts(void **state)
 	/* Hung up by unmount(), which is all that ends this session. */
 	assert_int_equal(poll(&fd, 1, TIMEOUT_MS), 1);
 	assert_true(fd.revents & POLLHUP);
-	assert_true(s->unmounted);
+	assert_true(atomic_load(&s->unmounted));
 }
 
 static void test_session_ends_with_requests_under_way(void **state)
