@@ -47,8 +47,8 @@ static int set_fsxattr(struct server *s, struct fuse_request *req, void *out)
 }
 
 /*
- * The argument of the flags ioctls is an int whatever their numbers say. The numbers of 32-bit callers
- * (FS_IOC32_*) are translated by the kernel; from others it would pass them on unchecked.
+ * The argument of the flags ioctls is an int whatever their numbers say. The numbers of 32-bit
+ * callers (FS_IOC32_*) are translated by the kernel; from others it would pass them on unchecked.
  */
 static const struct {
 	uint32_t cmd;

@@ -210,7 +210,7 @@ def pytest_report_header(config):
 
 
 def pytest_collection_modifyitems(config, items):
-    """What a level or the kernel cannot have by its nature is no test of it: not skipped, left out."""
+    """What a level or the kernel cannot have by its nature is left out, not skipped."""
     level, impl = lib.settings.level, lib.settings.impl
     keep, out = [], []
     for item in items:

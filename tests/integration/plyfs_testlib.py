@@ -4,7 +4,8 @@
 A Union is one set of layers in a directory of its own and the mounts made of them. It mounts with
 plyfs or with the kernel's overlayfs, which is the reference, and checks at the end what must hold
 after every test: the daemon left by itself and without a sanitizer's report, no lower layer was
-touched, the workdir holds no litter, and the kernel's overlayfs reads the same tree from the layers.
+touched, the workdir holds no litter, and the kernel's overlayfs reads the same tree from the
+layers.
 """
 
 import contextlib
@@ -788,7 +789,7 @@ class Union:
         return xattr(path, self.prefix + name)
 
     def snapshot_lowers(self):
-        """Remember the lower layers; done at the first mount, and again after a change by the test."""
+        """Remember the lower layers: at the first mount, and after a change by the test."""
         self._snapshots = {}
         for path in self.lowers:
             if self.check_lowers:
@@ -972,7 +973,7 @@ def adopt_daemon(before):
 
 
 class Watchdog:
-    """Ends a test that takes too long: aborts its mounts, then raises Timeout in the main thread."""
+    """Ends a test that takes too long: aborts its mounts, raises Timeout in the main thread."""
 
     def __init__(self):
         self.unions = []

@@ -130,7 +130,7 @@ MARKS = ["opaque", "redirect", "origin", "upper", "impure", "nlink", "metacopy",
 
 @pytest.mark.parametrize("seed", range(12))
 def test_marks_of_any_content(union, seed):
-    """Every overlay xattr with random bytes of any length on every kind of object, in every layer."""
+    """Every overlay xattr with random bytes of any length on every object of every layer."""
     r = random.Random(seed)
 
     def value():
@@ -330,7 +330,7 @@ def test_whiteouts_everywhere(union):
 
 
 def test_links_between_layers_and_work_are_harmless(union):
-    """A file of upper that is also linked from outside is changed in place, as on any file system."""
+    """A file of upper that is linked from outside is changed in place, as on any file system."""
     write(union.upper / "f", "x")
     os.link(union.upper / "f", union.base / "link")
     m = union.mount()

@@ -6,7 +6,18 @@ import os
 
 import plyfs_testlib as lib
 import pytest
-from plyfs_testlib import append, exists, in_child, linkat_fd, mkdir, names, opened, raises, read, write
+from plyfs_testlib import (
+    append,
+    exists,
+    in_child,
+    linkat_fd,
+    mkdir,
+    names,
+    opened,
+    raises,
+    read,
+    write,
+)
 
 
 @pytest.mark.origin

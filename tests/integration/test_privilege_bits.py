@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""setuid, setgid and file capabilities go away on write, truncate and chown, as on any file system."""
+"""setuid, setgid and file capabilities go away on write, truncate and chown, as elsewhere."""
 
 import os
 import stat
