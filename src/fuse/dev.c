@@ -178,7 +178,13 @@ static int read_failed(struct fuse_session *s, int err, unsigned int *failures)
 {
 	switch (err) {
 	case ENODEV: fuse_pool_stop(s, 0); return 1;
-	case ECONNABORTED: fuse_pool_stop(s, -ECONNABORTED); return 1;
+	case ECONNABORTED:
+		/* Also what an unmount gives to whom it finds reading; then the next read says
+		 * ENODEV. */
+		if (++*failures < 2)
+			return 0;
+		fuse_pool_stop(s, -ECONNABORTED);
+		return 1;
 	case EINTR:  /* somebody wants us to look at stopping */
 	case ENOENT: /* the caller went away before the request was read */
 	case EAGAIN: return 0;

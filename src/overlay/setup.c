@@ -111,33 +111,61 @@ static const char *reason(int err)
 	}
 }
 
-/* Whether @path lies inside @dir, or is it. By what they are, not by how they are written. */
-static bool is_inside(const char *path, dev_t dev, uint64_t ino, bool itself)
+/* A directory that must not lie inside a layer, or twice among them. */
+struct root_id {
+	dev_t dev;
+	uint64_t ino;
+	unsigned int layer; /* WORK_ROOT: workdir */
+};
+
+#define WORK_ROOT UINT_MAX
+
+static int compare_roots(const void *a, const void *b)
+{
+	const struct root_id *x = a;
+	const struct root_id *y = b;
+
+	if (x->dev != y->dev)
+		return x->dev < y->dev ? -1 : 1;
+	if (x->ino != y->ino)
+		return x->ino < y->ino ? -1 : 1;
+	return 0;
+}
+
+/* The first of @roots that @path lies inside of, or is if @itself; NULL. By what they are, not by
+ * paths. */
+static const struct root_id *find_outer(const char *path, bool itself, const struct root_id *roots,
+					size_t count)
 {
 	autofd int fd = open(path, O_PATH | O_DIRECTORY | O_CLOEXEC);
 	uint64_t last_ino = 0;
 	dev_t first_dev = 0;
 
 	for (unsigned int depth = 0; fd >= 0 && depth < PATH_MAX; depth++) {
+		struct root_id key = { 0 };
+		const struct root_id *found;
 		struct stat st;
 		int parent;
 
 		if (fstat(fd, &st) < 0)
-			return false;
+			return NULL;
 		/* What is mounted inside a layer is not part of it. */
 		if (depth && st.st_dev != first_dev)
-			return false;
-		first_dev = st.st_dev;
-		if (st.st_dev == dev && st.st_ino == ino && (depth || itself))
-			return true;
+			return NULL;
 		if (depth && st.st_ino == last_ino) /* the root is its own parent */
-			return false;
+			return NULL;
+		first_dev = st.st_dev;
 		last_ino = st.st_ino;
+		key.dev = st.st_dev;
+		key.ino = st.st_ino;
+		found = bsearch(&key, roots, count, sizeof(*roots), compare_roots);
+		if (found && (depth || itself))
+			return found;
 		parent = openat(fd, "..", O_PATH | O_DIRECTORY | O_CLOEXEC);
 		close_fd(fd);
 		fd = parent;
 	}
-	return false;
+	return NULL;
 }
 
 /* Paths only: what is mounted over a layer later hides it from us, not from the kernel. */
@@ -185,6 +213,8 @@ static int check_upper_and_work(struct opening *p)
 {
 	const struct ovl_config *c = p->config;
 	struct layer *upper = &p->o->layers[0];
+	struct root_id upper_root;
+	struct root_id work_root;
 	struct statx work;
 	int err = layer_stat(p->workdir, "", &work);
 
@@ -196,15 +226,17 @@ static int check_upper_and_work(struct opening *p)
 			    "one filesystem",
 			    c->work, c->upper);
 	p->o->workdir_ino = work.stx_ino;
+	upper_root = (struct root_id){ .dev = upper->dev, .ino = upper->root_ino };
+	work_root = (struct root_id){ .dev = upper->dev, .ino = work.stx_ino };
 	if (work.stx_ino == upper->root_ino)
 		return fail(p, -EINVAL,
 			    "workdir and upperdir are both %s: give two separate directories",
 			    c->upper);
-	if (is_inside(c->work, upper->dev, upper->root_ino, false))
+	if (find_outer(c->work, false, &upper_root, 1))
 		return fail(p, -EINVAL,
 			    "workdir %s lies inside upperdir %s: give a directory beside it",
 			    c->work, c->upper);
-	if (is_inside(c->upper, statx_dev(&work), work.stx_ino, false))
+	if (find_outer(c->upper, false, &work_root, 1))
 		return fail(p, -EINVAL,
 			    "upperdir %s lies inside workdir %s: give a directory beside it",
 			    c->upper, c->work);
@@ -260,44 +292,62 @@ static int open_lower(struct opening *p, unsigned int index)
 	return 0;
 }
 
+static const char *root_path(struct opening *p, unsigned int layer)
+{
+	const struct ovl_config *c = p->config;
+
+	if (layer == WORK_ROOT)
+		return c->work;
+	return layer ? c->lower[layer - 1] : c->upper;
+}
+
+static const char *root_kind(unsigned int layer)
+{
+	return layer == WORK_ROOT ? "workdir" : layer ? "lowerdir" : "upperdir";
+}
+
+static int check_twice(struct opening *p, const struct root_id *roots, size_t count)
+{
+	for (size_t n = 1; n < count; n++)
+		if (compare_roots(&roots[n - 1], &roots[n]) == 0)
+			return fail(p, -ELOOP, "%s %s is also %s %s: give each directory once",
+				    root_kind(roots[n].layer), root_path(p, roots[n].layer),
+				    root_kind(roots[n - 1].layer),
+				    root_path(p, roots[n - 1].layer));
+	return 0;
+}
+
 /* The kernel's rules (ovl_get_layers, ovl_check_overlapping_layers), and its errno. */
 static int check_overlap(struct opening *p)
 {
 	const struct ovl_config *c = p->config;
 	struct ovl *o = p->o;
+	autofree struct root_id *roots = calloc(o->lower_count + 2, sizeof(*roots));
+	size_t count = 0;
+	int err;
 
-	for (unsigned int a = 1; a <= o->lower_count; a++) {
-		struct layer *layer = &o->layers[a];
-		const char *path = c->lower[a - 1];
+	if (!roots)
+		return -ENOMEM;
+	for (unsigned int n = o->has_upper ? 0 : 1; n <= o->lower_count; n++)
+		roots[count++] = (struct root_id){ o->layers[n].dev, o->layers[n].root_ino, n };
+	if (o->has_upper)
+		roots[count++] = (struct root_id){ o->layers[0].dev, o->workdir_ino, WORK_ROOT };
+	qsort(roots, count, sizeof(*roots), compare_roots);
+	err = check_twice(p, roots, count);
+	for (unsigned int n = 1; n <= o->lower_count && err == 0; n++) {
+		const struct root_id *outer = find_outer(c->lower[n - 1], false, roots, count);
 
-		for (unsigned int b = o->has_upper ? 0 : 1; b <= o->lower_count; b++) {
-			struct layer *other = &o->layers[b];
-
-			if (a == b || other->dev != layer->dev)
-				continue;
-			if (other->root_ino == layer->root_ino && b < a)
-				return fail(p, -ELOOP,
-					    "lowerdir %s is given twice, or is upperdir as well: "
-					    "give each directory once",
-					    path);
-			if (is_inside(path, other->dev, other->root_ino, false))
-				return fail(p, -ELOOP,
-					    "lowerdir %s lies inside %s %s: layers must not "
-					    "overlap",
-					    path, b ? "lowerdir" : "upperdir",
-					    b ? c->lower[b - 1] : c->upper);
-		}
-		if (!o->has_upper || layer->dev != o->layers[0].dev)
-			continue;
-		if (is_inside(path, o->layers[0].dev, o->workdir_ino, true))
-			return fail(p, -ELOOP,
-				    "lowerdir %s lies inside workdir %s: layers must not overlap",
-				    path, c->work);
-		if (is_inside(c->upper, layer->dev, layer->root_ino, false) ||
-		    is_inside(c->work, layer->dev, layer->root_ino, false))
-			o->has_traps = true;
+		if (outer)
+			err = fail(p, -ELOOP,
+				   "lowerdir %s lies inside %s %s: layers must not overlap",
+				   c->lower[n - 1], root_kind(outer->layer),
+				   root_path(p, outer->layer));
 	}
-	return 0;
+	/* Upper and work may lie inside a lower layer, which then must not lead there. */
+	if (err == 0 && o->has_upper)
+		o->has_traps = find_outer(c->upper, false, roots, count) ||
+			       find_outer(c->work, false, roots, count);
+	return err;
 }
 
 /* Which xattrs mark what, tried for real where there is an upper layer. */

@@ -386,8 +386,10 @@ def test_owner_that_is_not_mapped_is_refused(new_union):
         with raises(errno.EOVERFLOW, errno.EPERM):
             change()
     assert names(union.upper) == []
-    os.unlink(m / "plyfs")
-    assert names(m) == []
+    # the kernel's VFS lets nobody remove what has no owner that FUSE could name
+    if lib.settings.impl == "kernel":
+        os.unlink(m / "plyfs")
+        assert names(m) == []
 
 
 @pytest.mark.root("mounts an image")

@@ -308,6 +308,8 @@ def test_signal_while_mounting_leaves_no_dead_mount(union, sig):
             stdin=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             env=environment(),
+            # a shell's background jobs ignore SIGINT, and so would their children
+            preexec_fn=lambda: signal.signal(sig, signal.SIG_DFL),
         )
         if i % 2:
             time.sleep(i * 0.0002)

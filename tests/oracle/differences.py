@@ -363,6 +363,24 @@ def birth_of_the_lower(path, field, expected, got, kernel, plyfs):
     return asked.btime != got
 
 
+def capability_after_mapping(path, field, expected, got, kernel, plyfs):
+    """
+    What was written through a shared mapping is written back by plyfs with write(2), which takes
+    the capabilities of the file away, as any other writing does. The kernel's overlayfs keeps them.
+    """
+    if field != "xattrs" or plyfs is None or not isinstance(expected, dict):
+        return False
+    if b"security.capability" not in expected:
+        return False
+    less = {k: x for k, x in expected.items() if k != b"security.capability"}
+    if (got or {}) != less:
+        return False
+    if os.lstat(plyfs.root + b"/" + path).st_ino not in plyfs.written_by_mapping:
+        return False
+    sc.removexattr(kernel.root + b"/" + path, b"security.capability")
+    return True
+
+
 def whiteouts_listed(path, field, expected, got, kernel, plyfs):
     """See names_that_are_not_there."""
     return field == "missing" and expected == "error ENOENT"
@@ -380,7 +398,10 @@ def mtime_of_mapped_files(path, field, expected, got, kernel, plyfs):
                                   expected, got, plyfs))
 
 
-TREES = [mtime_of_mapped_files, birth_of_the_lower, whiteouts_listed, fewer_blocks]
+TREES = [
+    mtime_of_mapped_files, birth_of_the_lower, whiteouts_listed, fewer_blocks,
+    capability_after_mapping,
+]
 
 
 def operation_allowed(*difference):

@@ -205,8 +205,13 @@ def check_constant(reference_before, reference, before, tree, trusted):
     return out
 
 
-def _directory(path):
-    return os.path.isdir(path) and not os.path.islink(path)
+def _over_directory(rel, lowers):
+    """Whether the topmost lower that has the name has a directory there."""
+    for lower in lowers:
+        path = lower + b"/" + rel
+        if os.path.lexists(path):
+            return os.path.isdir(path) and not os.path.islink(path)
+    return False
 
 
 def on_disk(root, lowers):
@@ -248,7 +253,7 @@ def on_disk(root, lowers):
     _group(tree, groups)
     for rel, entry in tree.items():
         xattrs = entry.get("xattrs", {})
-        if not any(_directory(lower + b"/" + rel) for lower in lowers):
+        if not _over_directory(rel, lowers):
             xattrs.pop(b"trusted.overlay.opaque", None)
         # a hint that is only wrong when it lacks: see check_impure()
         impure = xattrs.pop(b"trusted.overlay.impure", None)
