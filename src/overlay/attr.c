@@ -107,14 +107,32 @@ static int set_size(struct ovl *o, const struct ovl_caller *caller, struct ovl_i
 	return ftruncate(layer_fd(file), set->size) < 0 ? -errno : 0;
 }
 
-static int set_others(const struct ovl_setattr *set, int fd, const char *name, bool is_symlink)
+/* chown(2) as the caller's: the real one is ours, and spares the sgid of who may give it to
+ * anybody. */
+static int set_owner(const struct ovl_caller *caller, const struct ovl_setattr *set, int fd,
+		     const char *name)
+{
+	struct statx st;
+	int err = at_statx(fd, name, &st);
+
+	if (err == 0)
+		err = at_chown(fd, name, set->valid & OVL_SET_UID ? set->uid : (uid_t)-1,
+			       set->valid & OVL_SET_GID ? set->gid : (gid_t)-1);
+	if (err < 0 || caller->uid == 0 || S_ISDIR(st.stx_mode) || S_ISLNK(st.stx_mode))
+		return err;
+	if ((st.stx_mode & (S_ISGID | S_IXGRP)) != S_ISGID || caller_in_group(caller, st.stx_gid))
+		return 0;
+	return at_chmod(fd, name, st.stx_mode & 07777 & ~(mode_t)(S_ISUID | S_ISGID));
+}
+
+static int set_others(const struct ovl_caller *caller, const struct ovl_setattr *set, int fd,
+		      const char *name, bool is_symlink)
 {
 	int err = 0;
 
 	/* chown(2) drops set-id bits and capabilities, so the mode comes after it. */
 	if (set->valid & (OVL_SET_UID | OVL_SET_GID))
-		err = at_chown(fd, name, set->valid & OVL_SET_UID ? set->uid : (uid_t)-1,
-			       set->valid & OVL_SET_GID ? set->gid : (gid_t)-1);
+		err = set_owner(caller, set, fd, name);
 	if (err == 0 && (set->valid & OVL_SET_MODE) && !is_symlink)
 		err = at_chmod(fd, name, set->mode & 07777);
 	if (err == 0 && (set->valid & (OVL_SET_ATIME | OVL_SET_MTIME))) {
@@ -129,23 +147,48 @@ static int set_others(const struct ovl_setattr *set, int fd, const char *name, b
 	return err;
 }
 
+/* may_setattr() of the kernel, which does not see our flags. */
 static int setattr_allowed(struct ovl_inode *i, const struct ovl_setattr *set)
 {
-	bool sets = set->valid & (OVL_SET_MODE | OVL_SET_UID | OVL_SET_GID);
+	unsigned int times = set->valid & (OVL_SET_ATIME | OVL_SET_MTIME);
 
-	/* An fd opened for writing before keeps that right, except to cut off what may only grow.
-	 */
-	if ((set->valid & OVL_SET_SIZE) &&
-	    (!(set->valid & OVL_SET_BY_FD) || (i->protattr & FS_APPEND_FL)))
-		sets = true;
-	if (!sets && (set->valid & OVL_SET_SIZE))
-		return 0;
+	if (set->valid & (OVL_SET_MODE | OVL_SET_UID | OVL_SET_GID))
+		return protattr_check(i, false);
+	if (set->valid & OVL_SET_SIZE) {
+		/* An fd opened for writing before keeps that right, but not to cut off what may
+		 * only grow. */
+		if (set->valid & OVL_SET_BY_FD)
+			return i->protattr & FS_APPEND_FL ? -EPERM : 0;
+		return protattr_check(i, false);
+	}
+	/* What only grows may be touched: both times, to now. */
+	if (times)
+		return protattr_check(i, times == (OVL_SET_ATIME | OVL_SET_MTIME) &&
+						 set->atime.tv_nsec == UTIME_NOW &&
+						 set->mtime.tv_nsec == UTIME_NOW);
+	return 0;
+}
 
-	if ((set->valid & OVL_SET_ATIME) && set->atime.tv_nsec != UTIME_NOW)
-		sets = true;
-	if ((set->valid & OVL_SET_MTIME) && set->mtime.tv_nsec != UTIME_NOW)
-		sets = true;
-	return protattr_check(i, !sets);
+/*
+ * Set-id bits go, by chown(2) to nobody else, or before a write. chown(2) of the real object does
+ * what that means, and drops capabilities.
+ */
+static int kill_priv(struct ovl *o, const struct ovl_caller *caller, struct ovl_inode *i,
+		     struct statx *out)
+{
+	struct reach r;
+	int err = attr_get(o, i, out);
+
+	if (err < 0 || i->dir || !(out->stx_mode & (S_ISUID | S_ISGID)))
+		return err;
+	err = copy_up(o, caller, i, COPY_ALL);
+	if (err == 0)
+		err = reach(o, i, &r);
+	if (err < 0)
+		return err;
+	err = set_owner(caller, &(struct ovl_setattr){ 0 }, layer_fd(r.at), r.name);
+	reach_done(i, &r);
+	return err < 0 ? err : attr_get(o, i, out);
 }
 
 int ovl_setattr(struct ovl *o, const struct ovl_caller *caller, ovl_node node,
@@ -158,6 +201,11 @@ int ovl_setattr(struct ovl *o, const struct ovl_caller *caller, ovl_node node,
 
 	if (!i)
 		return -ESTALE;
+	if (set->valid == OVL_KILL_SUIDGID) {
+		err = kill_priv(o, caller, i, out);
+		inode_put(o, i);
+		return err;
+	}
 	err = setattr_allowed(i, set);
 	if (err == 0 && resize && i->type != DT_REG)
 		err = i->dir ? -EISDIR : -EINVAL;
@@ -168,7 +216,7 @@ int ovl_setattr(struct ovl *o, const struct ovl_caller *caller, ovl_node node,
 	if (err == 0)
 		err = reach(o, i, &r);
 	if (err == 0) {
-		err = set_others(set, layer_fd(r.at), r.name, i->type == DT_LNK);
+		err = set_others(caller, set, layer_fd(r.at), r.name, i->type == DT_LNK);
 		if (err == 0)
 			err = layer_stat(r.at, r.name, out);
 		if (err == 0)

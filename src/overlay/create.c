@@ -541,6 +541,8 @@ int ovl_link(struct ovl *o, const struct ovl_caller *caller, ovl_node node, ovl_
 		err = name_check(o, name);
 	if (err == 0)
 		err = protattr_check(p, true);
+	if (err == 0) /* before anything is copied up for nothing */
+		err = protattr_check(i, false);
 	if (err == 0)
 		err = copy_up(o, caller, i, COPY_ALL);
 	if (err == 0)

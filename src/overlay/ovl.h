@@ -121,7 +121,7 @@ enum ovl_setattr_valid {
 	OVL_SET_ATIME = 1 << 4, /* tv_nsec may be UTIME_NOW */
 	OVL_SET_MTIME = 1 << 5,
 	OVL_SET_BY_FD = 1 << 7,    /* through an open file: its rights were checked at open */
-	OVL_KILL_SUIDGID = 1 << 6, /* with SIZE: drop suid, and sgid if group-executable */
+	OVL_KILL_SUIDGID = 1 << 6, /* with SIZE: as a write does; alone: as chown(2) */
 };
 
 struct ovl_setattr {

@@ -204,10 +204,10 @@ int workdir_prepare(struct ovl *o, struct layer_ref *workdir, const char *path, 
 
 void workdir_close(struct ovl *o)
 {
-	if (!o->work)
-		return;
-	if (o->whiteout[0])
-		at_unlink(layer_fd(o->work), o->whiteout, 0);
+	/*
+	 * The shared whiteout stays, as the kernel's does: after the unmount work may be somebody
+	 * else's already, who sweeps it.
+	 */
 	layer_ref_put(o->work);
 	o->work = NULL;
 }

@@ -94,9 +94,15 @@ void server_setattr(void *ctx, struct fuse_request *req)
 	};
 	struct statx attr;
 
+	/*
+	 * An empty one is what is left of chown(-1, -1), or of a write that drops set-id bits: what
+	 * HANDLE_KILLPRIV_V2 has the server know. Root's writes drop none.
+	 */
+	if (!(set.valid & ~(unsigned int)(OVL_KILL_SUIDGID | OVL_SET_BY_FD)) && caller.uid != 0)
+		set.valid = OVL_KILL_SUIDGID;
 	if ((arg->valid & FATTR_SIZE) && set.size < 0)
 		server_reply_status(req, -EINVAL);
-	else if (!(set.valid & ~(unsigned int)(OVL_KILL_SUIDGID | OVL_SET_BY_FD)))
+	else if (!(set.valid & ~(unsigned int)OVL_SET_BY_FD) && caller.uid == 0)
 		reply_attr(s, req, ovl_getattr(s->o, req->in->nodeid, &attr), &attr);
 	else
 		reply_attr(s, req, ovl_setattr(s->o, &caller, req->in->nodeid, &set, &attr), &attr);
