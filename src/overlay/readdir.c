@@ -36,6 +36,7 @@ struct dirlist {
 	uint32_t *order; /* indices of what is shown, by cookie */
 	uint32_t shown;
 	bool upper_whiteouts;
+	bool impure; /* when it was read: upper objects may show the number of their origin */
 };
 
 /* State while a list is built. */
@@ -303,6 +304,7 @@ int dirlist_read(struct ovl *o, struct ovl_inode *dir, struct dirlist **out)
 	if (!b.list)
 		return -ENOMEM;
 	b.list->refs = 1;
+	b.list->impure = inode_has(dir, INODE_IMPURE);
 	if (upper)
 		err = read_layer(&b, 0);
 	for (unsigned int n = 0; n < lowers && err == 0; n++)
@@ -395,29 +397,33 @@ static int get_list(struct ovl *o, struct ovl_dir *d, bool anew, struct dirlist 
 	return 0;
 }
 
-/* The union's number of an entry, and whether it has an origin. */
-static uint64_t entry_ino(struct ovl *o, struct ovl_inode *dir, const struct entry *e,
-			  const char *name, bool *origin)
+/* The union's number of an entry, and whether it has an origin. False: it was removed meanwhile. */
+static bool entry_ino(struct ovl *o, struct ovl_inode *dir, const struct dirlist *list,
+		      const struct entry *e, uint64_t *ino, bool *origin)
 {
+	const char *name = entry_name(list, e);
 	struct ovl_inode *i = name_find(o, dir, name, e->len);
 	struct looked_up l;
-	uint64_t ino;
+	int err;
 
 	*origin = false;
 	if (i) {
-		ino = i->ino;
+		*ino = i->ino;
 		*origin = inode_has(i, INODE_ORIGIN);
 		inode_put(o, i);
-		return ino;
+		return true;
 	}
+	*ino = ino_compose(o, o->layers[e->layer].dev, e->ino);
+	if (e->layer != 0 || !(e->lower_too || list->impure || inode_has(dir, INODE_IMPURE)))
+		return true;
 	/* An upper object may have come from below, and shows that number. */
-	if (e->layer == 0 && (e->lower_too || inode_has(dir, INODE_IMPURE)) &&
-	    lookup_real(o, dir, name, &l) == 0) {
-		*origin = l.flags & INODE_ORIGIN;
-		looked_up_free(&l);
-		return l.ino;
-	}
-	return ino_compose(o, o->layers[e->layer].dev, e->ino);
+	err = lookup_real(o, dir, name, &l);
+	if (err < 0)
+		return err != -ENOENT;
+	*ino = l.ino;
+	*origin = l.flags & INODE_ORIGIN;
+	looked_up_free(&l);
+	return true;
 }
 
 static uint64_t parent_ino(struct ovl *o, struct ovl_inode *dir)
@@ -498,8 +504,8 @@ static bool fill_entry(struct pass *p, uint32_t index)
 			d.type = IFTODT(entry.attr.stx_mode);
 		}
 	}
-	if (!d.entry)
-		d.ino = entry_ino(p->o, p->dir, e, name, &origin);
+	if (!d.entry && !entry_ino(p->o, p->dir, p->list, e, &d.ino, &origin))
+		return true;
 	p->origin_seen |= origin;
 	if (p->fill(p->ctx, &d))
 		return true;
