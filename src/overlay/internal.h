@@ -3,13 +3,14 @@
  * What the files of the engine share. See docs/architecture.md for the picture.
  *
  * Locks, in the order in which they are taken:
- *   1. ovl.topology      names of directories. Written by rename of a directory and rmdir, read
- * while the path of a directory is built (reach.c) and by renames between directories.
- *   2. ovl_inode.lock    of directories: held while their contents change (parent before child; the
- * two parents of a rename by address, under topology)
- *   3. ovl_inode.lock    of other objects (two of them by address): where the object is
- *   4. ovl.whiteout_lock the shared whiteout
- *   5. leaves, never two at once: the table's shards, the name and link shards, the fd cache
+ *   1. ovl.topology       names of directories. Written by rename of a directory and rmdir, read
+ *                         while a directory's path is built (reach.c) and by renames between
+ *                         directories.
+ *   2. ovl_inode.lock     of directories: held while their contents change. A parent before its
+ *                         child; the two parents of a rename by address, under topology.
+ *   3. ovl_inode.lock     of other objects, two of them by address: where the object is.
+ *   4. ovl.whiteout_lock  the shared whiteout.
+ *   5. leaves, never two at once: the table's shards, the name and link shards, the fd cache.
  * None of them is held across a copy of data, a wait for another request, or a reply.
  */
 #pragma once
