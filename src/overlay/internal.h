@@ -323,8 +323,7 @@ int mark_set(struct ovl *o, struct layer_ref *at, const char *name, enum fmt_xat
 	     const void *value, size_t size);
 /*
  * Before something with an origin comes into @dir, whose upper directory is @upper. @dir->lock is
- * held, or
- * @dir is being looked up in.
+ * held, or @dir is being looked up in.
  */
 int mark_impure(struct ovl *o, struct ovl_inode *dir, struct layer_ref *upper);
 /* After a listing that found nothing with an origin, and began when dir->origins was @origins. */
