@@ -120,8 +120,7 @@ int copy_data(struct layer_ref *from, int to, off_t size, const struct ovl_calle
 /* Xattrs without which the copy would be another file. */
 static bool must_copy(const char *name)
 {
-	return !strcmp(name, "system.posix_acl_access") ||
-	       !strcmp(name, "system.posix_acl_default") ||
+	return !strcmp(name, ACL_ACCESS) || !strcmp(name, ACL_DEFAULT) ||
 	       (!strncmp(name, "security.", 9) && strcmp(name, "security.selinux") != 0);
 }
 

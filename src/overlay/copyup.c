@@ -73,46 +73,27 @@ static int work_fd(const struct copyup *c)
 	return layer_fd(c->o->work);
 }
 
-static int make_symlink(struct copyup *c)
-{
-	autofree char *target = malloc(PATH_MAX);
-	ssize_t n;
-
-	if (!target)
-		return -ENOMEM;
-	n = c->from->layer->ops->readlink(c->from, c->from_name, target, PATH_MAX - 1);
-	if (n < 0)
-		return (int)n;
-	target[n] = '\0';
-	return symlinkat(target, work_fd(c), c->temp) < 0 ? -errno : 0;
-}
-
 /* An empty object of the right type in work. */
 static int make_temp(struct copyup *c)
 {
 	mode_t type = c->st.stx_mode & S_IFMT;
-	int err = 0;
+	autofree char *target = NULL;
+	int err;
 
-	temp_name(c->o, c->temp);
-	for (;;) {
-		switch (type) {
-		case S_IFREG:
-			c->fd = openat(work_fd(c), c->temp,
-				       O_CREAT | O_EXCL | O_RDWR | O_NOFOLLOW | O_CLOEXEC, 0600);
-			err = c->fd < 0 ? -errno : 0;
-			break;
-		case S_IFDIR: err = mkdirat(work_fd(c), c->temp, 0700) < 0 ? -errno : 0; break;
-		case S_IFLNK: err = make_symlink(c); break;
-		default:
-			err = mknodat(work_fd(c), c->temp, type | 0600,
-				      makedev(c->st.stx_rdev_major, c->st.stx_rdev_minor)) < 0
-				      ? -errno
-				      : 0;
-			break;
-		}
-		if ((err != -EMFILE && err != -ENFILE) || !fdcache_shrink(&c->o->fds, 64))
-			break;
+	if (type == S_IFLNK) {
+		ssize_t n;
+
+		target = malloc(PATH_MAX);
+		if (!target)
+			return -ENOMEM;
+		n = c->from->layer->ops->readlink(c->from, c->from_name, target, PATH_MAX - 1);
+		if (n < 0)
+			return (int)n;
+		target[n] = '\0';
 	}
+	temp_name(c->o, c->temp);
+	err = make_object(c->o, work_fd(c), c->temp, type | (type == S_IFDIR ? 0700 : 0600),
+			  makedev(c->st.stx_rdev_major, c->st.stx_rdev_minor), target, &c->fd);
 	c->has_temp = err == 0;
 	return err;
 }
@@ -133,10 +114,8 @@ static int copy_contents(struct copyup *c)
 /* The private marks of the copy; before a mode that may forbid it to who is bound by modes. */
 static int store_marks(struct copyup *c)
 {
-	uint8_t origin[FMT_FH_MAX];
 	char protattr[2];
 	size_t len = fmt_protattr_encode(c->inode->protattr, protattr);
-	ssize_t size;
 	int err = 0;
 
 	if (c->o->no_xattr)
@@ -147,13 +126,9 @@ static int store_marks(struct copyup *c)
 	 * at. */
 	if (err < 0 || c->broken_link || !c->parent)
 		return err;
-	size = origin_encode(c->o, c->from, c->from_name, origin);
-	if (size < 0)
-		return (int)size;
-	err = at_setxattr(work_fd(c), c->temp, xname(c->o, FMT_ORIGIN), origin, (size_t)size, 0);
-	c->has_origin = err == 0;
-	/* user.* xattrs exist on files and directories only; the origin is a hint, not data */
-	return err == -EOPNOTSUPP || (err == -EPERM && c->o->userxattr) ? 0 : err;
+	err = origin_store(c->o, c->from, c->from_name, c->o->work, c->temp);
+	c->has_origin = err > 0;
+	return err < 0 ? err : 0;
 }
 
 /*

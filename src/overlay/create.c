@@ -13,9 +13,6 @@
 #include "overlay/internal.h"
 #include "util/at.h"
 
-#define ACL_ACCESS  "system.posix_acl_access"
-#define ACL_DEFAULT "system.posix_acl_default"
-
 struct creation {
 	struct ovl *o;
 	const struct ovl_caller *caller;
@@ -69,28 +66,31 @@ static void come_back(const struct creation *c)
 	setfsgid(c->o->gid);
 }
 
-/* One system call that makes the object, with these permissions. */
-static int make(struct creation *c, int dirfd, const char *name, mode_t perm)
+int make_object(struct ovl *o, int dirfd, const char *name, mode_t mode, dev_t rdev,
+		const char *target, int *fd)
 {
+	mode_t perm = mode & 07777;
 	int err;
 
-	for (;;) {
-		switch (c->mode & S_IFMT) {
+	do {
+		switch (mode & S_IFMT) {
 		case S_IFREG:
-			c->fd = openat(dirfd, name,
-				       O_CREAT | O_EXCL | O_RDWR | O_NOFOLLOW | O_CLOEXEC, perm);
-			err = c->fd < 0 ? -errno : 0;
+			*fd = openat(dirfd, name,
+				     O_CREAT | O_EXCL | O_RDWR | O_NOFOLLOW | O_CLOEXEC, perm);
+			err = *fd < 0 ? -errno : 0;
 			break;
 		case S_IFDIR: err = mkdirat(dirfd, name, perm) < 0 ? -errno : 0; break;
-		case S_IFLNK: err = symlinkat(c->target, dirfd, name) < 0 ? -errno : 0; break;
-		default:
-			err = mknodat(dirfd, name, (c->mode & S_IFMT) | perm, c->rdev) < 0 ? -errno
-											   : 0;
-			break;
+		case S_IFLNK: err = symlinkat(target, dirfd, name) < 0 ? -errno : 0; break;
+		default: err = mknodat(dirfd, name, mode, rdev) < 0 ? -errno : 0; break;
 		}
-		if ((err != -EMFILE && err != -ENFILE) || !fdcache_shrink(&c->o->fds, 64))
-			return err;
-	}
+	} while (fdcache_made_room(&o->fds, err));
+	return err;
+}
+
+static int make(struct creation *c, int dirfd, const char *name, mode_t perm)
+{
+	return make_object(c->o, dirfd, name, (c->mode & S_IFMT) | perm, c->rdev, c->target,
+			   &c->fd);
 }
 
 static int make_as_caller(struct creation *c, int dirfd, const char *name)
@@ -330,9 +330,7 @@ static int create_entry(struct creation *c, ovl_node parent, bool keep_open, str
 	if (err == 0)
 		entry_take(c->o, i, &c->st, out);
 	if (err == 0 && keep_open) {
-		lock_take(&i->lock);
-		i->nopen++;
-		lock_drop(&i->lock);
+		inode_opened(i);
 	}
 	close_fd(c->fd);
 	inode_put(c->o, i);
@@ -459,9 +457,7 @@ int ovl_tmpfile(struct ovl *o, const struct ovl_caller *caller, ovl_node parent,
 	if (err == 0)
 		err = entry_fill(o, i, out);
 	if (err == 0) {
-		lock_take(&i->lock);
-		i->nopen++;
-		lock_drop(&i->lock);
+		inode_opened(i);
 	}
 	close_fd(c.fd);
 	layer_ref_put(c.dir);

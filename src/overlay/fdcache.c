@@ -6,6 +6,9 @@
 #include "overlay/layer.h"
 #include "util/base.h"
 
+/* How many are given up at once when there are no more. */
+#define SHRINK_BATCH 64
+
 int fdcache_init(struct fdcache *c, size_t capacity)
 {
 	*c = (struct fdcache){ .capacity = capacity };
@@ -120,6 +123,11 @@ size_t fdcache_shrink(struct fdcache *c, size_t n)
 		closed++;
 	}
 	return closed;
+}
+
+bool fdcache_made_room(struct fdcache *c, int err)
+{
+	return (err == -EMFILE || err == -ENFILE) && c && fdcache_shrink(c, SHRINK_BATCH) > 0;
 }
 
 size_t fdcache_count(struct fdcache *c)

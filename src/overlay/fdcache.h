@@ -11,6 +11,7 @@
 #pragma once
 
 #include <pthread.h>
+#include <stdbool.h>
 #include <stddef.h>
 
 struct layer_ref;
@@ -40,7 +41,13 @@ void fdcache_offer(struct fdcache *c, struct layer_ref **slot, struct layer_ref 
 /* Empties the slot. */
 void fdcache_drop(struct fdcache *c, struct layer_ref **slot);
 
-/* Closes up to @n of the least recently used: for the one who got EMFILE. Returns how many. */
+/*
+ * For who opened something: whether @err says that there are no more fds, and some were given up,
+ * so that he may try again. @c may be NULL.
+ */
+bool fdcache_made_room(struct fdcache *c, int err);
+
+/* Closes up to @n of the least recently used. Returns how many. */
 size_t fdcache_shrink(struct fdcache *c, size_t n);
 
 size_t fdcache_count(struct fdcache *c);

@@ -200,6 +200,14 @@ static inline void inode_clear(struct ovl_inode *i, unsigned int flag)
 	atomic_fetch_and_explicit(&i->flags, ~flag, memory_order_release);
 }
 
+/* Counts an open file. */
+static inline void inode_opened(struct ovl_inode *i)
+{
+	lock_take(&i->lock);
+	i->nopen++;
+	lock_drop(&i->lock);
+}
+
 static inline bool inode_is_dir(const struct ovl_inode *i)
 {
 	return i->dir != NULL;
@@ -223,6 +231,9 @@ static inline unsigned int inode_top_layer(const struct ovl_inode *i)
 		return 0;
 	return i->dir ? i->dir->lower[0].layer : i->lower;
 }
+
+#define ACL_ACCESS  "system.posix_acl_access"
+#define ACL_DEFAULT "system.posix_acl_default"
 
 static inline const char *xname(const struct ovl *o, enum fmt_xattr which)
 {
@@ -311,13 +322,11 @@ static inline void statx_times(const struct statx *st, struct timespec times[2])
 }
 
 /* origin.c */
-/* The value of the origin xattr of a lower object: 0 is a valid length ("origin unknown"). */
-ssize_t origin_encode(struct ovl *o, struct layer_ref *lower, const char *name,
-		      uint8_t out[FMT_FH_MAX]);
 /* stx_ino and so on of the lower object that an upper one came from; -ENODATA when unknown. */
 int origin_stat(struct ovl *o, struct layer_ref *at, const char *name, struct statx *st);
-int origin_set(struct ovl *o, struct layer_ref *at, const char *name, const void *value,
-	       size_t size);
+/* Stores the origin of an upper object. 1: it is there; 0: it cannot be, which is no failure. */
+int origin_store(struct ovl *o, struct layer_ref *lower, const char *lower_name,
+		 struct layer_ref *upper, const char *name);
 /* Sets a private xattr of an upper object, also where its mode forbids that to its owner. */
 int mark_set(struct ovl *o, struct layer_ref *at, const char *name, enum fmt_xattr which,
 	     const void *value, size_t size);
@@ -441,6 +450,9 @@ struct acl_inherited {
 int acl_inherit(const void *def, size_t size, mode_t mode, struct acl_inherited *out);
 
 /* create.c */
+/* One system call that makes an object; a regular file is left open as *@fd. */
+int make_object(struct ovl *o, int dirfd, const char *name, mode_t mode, dev_t rdev,
+		const char *target, int *fd);
 /* The upper directory of @dir, copied up at need, for a change in it. */
 int upper_parent(struct ovl *o, const struct ovl_caller *caller, struct ovl_inode *dir,
 		 struct layer_ref **ref);

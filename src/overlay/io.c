@@ -48,11 +48,8 @@ int ovl_open(struct ovl *o, const struct ovl_caller *caller, ovl_node node, int 
 		err = file_ref(o, i, write, &file);
 	if (err == 0 && (flags & O_TRUNC))
 		err = truncate_at_open(o, caller, i, file);
-	if (err == 0) {
-		lock_take(&i->lock);
-		i->nopen++;
-		lock_drop(&i->lock);
-	}
+	if (err == 0)
+		inode_opened(i);
 	inode_put(o, i);
 	return err;
 }

@@ -55,19 +55,14 @@ static void dir_close(struct layer_ref *ref)
 	close_fd(ref->fd);
 }
 
-/* How many cached fds are given up at once when there are no more. */
-#define SHRINK_BATCH 64
-
 static int open_at(struct layer_ref *at, const char *name, int flags)
 {
-	struct fdcache *fds = at->layer->fds;
+	int fd;
 
-	for (;;) {
-		int fd = at_open(at->fd, name, flags);
-
-		if ((fd != -EMFILE && fd != -ENFILE) || !fds || !fdcache_shrink(fds, SHRINK_BATCH))
-			return fd;
-	}
+	do {
+		fd = at_open(at->fd, name, flags);
+	} while (fdcache_made_room(at->layer->fds, fd));
+	return fd;
 }
 
 /* What the kernel shows for an id without a number in our user namespace (kernel.overflowuid). */

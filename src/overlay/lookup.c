@@ -361,10 +361,7 @@ void looked_up_free(struct looked_up *l)
 static void fix_origin(struct ovl *o, struct ovl_inode *dir, struct layer_ref *upper,
 		       const char *name, struct layer_ref *lower)
 {
-	uint8_t value[FMT_FH_MAX];
-	ssize_t size = origin_encode(o, lower, name, value);
-
-	if (size >= 0 && origin_set(o, upper, name, value, (size_t)size) == 0)
+	if (origin_store(o, lower, name, upper, name) >= 0)
 		mark_impure(o, dir, upper);
 }
 

@@ -3,8 +3,8 @@
 #include "overlay/internal.h"
 #include "util/at.h"
 
-ssize_t origin_encode(struct ovl *o, struct layer_ref *lower, const char *name,
-		      uint8_t out[FMT_FH_MAX])
+/* The value of the origin xattr: 0 is a valid length ("origin unknown"). */
+static ssize_t origin_encode(struct layer_ref *lower, const char *name, uint8_t out[FMT_FH_MAX])
 {
 	struct fmt_fh fh;
 
@@ -36,18 +36,20 @@ int origin_stat(struct ovl *o, struct layer_ref *at, const char *name, struct st
 	return -ENODATA;
 }
 
-int origin_set(struct ovl *o, struct layer_ref *at, const char *name, const void *value,
-	       size_t size)
+int origin_store(struct ovl *o, struct layer_ref *lower, const char *lower_name,
+		 struct layer_ref *upper, const char *name)
 {
+	uint8_t value[FMT_FH_MAX];
+	ssize_t size = origin_encode(lower, lower_name, value);
 	int err;
 
-	if (o->no_xattr)
-		return 0;
-	err = at_setxattr(layer_fd(at), name, xname(o, FMT_ORIGIN), value, size, 0);
+	if (size < 0)
+		return (int)size;
+	err = at_setxattr(layer_fd(upper), name, xname(o, FMT_ORIGIN), value, (size_t)size, 0);
 	/* user.* xattrs exist on files and directories only; the origin is a hint, not data */
 	if (err == -EOPNOTSUPP || (err == -EPERM && o->userxattr))
 		return 0;
-	return err;
+	return err < 0 ? err : 1;
 }
 
 int mark_set(struct ovl *o, struct layer_ref *at, const char *name, enum fmt_xattr which,

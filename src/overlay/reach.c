@@ -8,33 +8,28 @@
 #include "overlay/internal.h"
 #include "util/at.h"
 
-/* How many cached fds are given up at once when there are no more. */
-#define SHRINK_BATCH 64
-
 /* Paths are opened in pieces that leave room under PATH_MAX. */
 #define PIECE_MAX 3072
 
 int open_ref(struct ovl *o, struct layer_ref *at, const char *path, enum layer_open how,
 	     struct layer_ref **out)
 {
-	for (;;) {
-		int err = layer_open(at, path, how, out);
+	int err;
 
-		if (err != -EMFILE && err != -ENFILE)
-			return err;
-		if (fdcache_shrink(&o->fds, SHRINK_BATCH) == 0)
-			return err;
-	}
+	do {
+		err = layer_open(at, path, how, out);
+	} while (fdcache_made_room(&o->fds, err));
+	return err;
 }
 
 int open_fd(struct ovl *o, struct layer_ref *at, const char *name, int flags)
 {
-	for (;;) {
-		int fd = at_open(layer_fd(at), name, flags);
+	int fd;
 
-		if ((fd != -EMFILE && fd != -ENFILE) || fdcache_shrink(&o->fds, SHRINK_BATCH) == 0)
-			return fd;
-	}
+	do {
+		fd = at_open(layer_fd(at), name, flags);
+	} while (fdcache_made_room(&o->fds, fd));
+	return fd;
 }
 
 struct real_dir *stack_find(struct ovl_inode *dir, unsigned int layer)

@@ -384,8 +384,7 @@ static void choose_xattrs(struct opening *p)
 static void probe_acl(struct ovl *o)
 {
 	for (unsigned int l = o->has_upper ? 0 : 1; l <= o->lower_count && !o->has_acl; l++) {
-		ssize_t n =
-			layer_getxattr(o->layers[l].root, "", "system.posix_acl_access", NULL, 0);
+		ssize_t n = layer_getxattr(o->layers[l].root, "", ACL_ACCESS, NULL, 0);
 
 		o->has_acl = n >= 0 || n == -ENODATA;
 	}
@@ -477,6 +476,7 @@ static int open_layers(struct opening *p)
 static int open_all(struct opening *p)
 {
 	struct ovl *o = p->o;
+	bool ambiguous;
 	int err;
 
 	if (access("/proc/self/fd", X_OK) < 0)
@@ -493,9 +493,10 @@ static int open_all(struct opening *p)
 		err = ino_init(o);
 	if (err < 0)
 		return err;
+	ambiguous = ids_are_ambiguous();
 	for (unsigned int n = o->has_upper ? 0 : 1; n <= o->lower_count; n++) {
 		o->layers[n].fds = &o->fds;
-		o->layers[n].ambiguous_ids = ids_are_ambiguous();
+		o->layers[n].ambiguous_ids = ambiguous;
 	}
 	find_rights(o);
 	choose_xattrs(p);

@@ -12,9 +12,6 @@
 /* The kernel's overlayfs sweeps work as deep; what lies deeper, no overlay has made. */
 #define SWEEP_DEPTH 3
 
-#define ACL_ACCESS  "system.posix_acl_access"
-#define ACL_DEFAULT "system.posix_acl_default"
-
 void temp_name(struct ovl *o, char out[FMT_TEMP_NAME_MAX])
 {
 	fmt_temp_name(atomic_fetch_add_explicit(&o->temp_counter, 1, memory_order_relaxed) + 1,

@@ -6,9 +6,6 @@
 #include "overlay/internal.h"
 #include "util/at.h"
 
-#define ACL_ACCESS  "system.posix_acl_access"
-#define ACL_DEFAULT "system.posix_acl_default"
-
 ssize_t ovl_getxattr(struct ovl *o, ovl_node node, const char *name, void *value, size_t size)
 {
 	struct ovl_inode *i = inode_get(o, node);

@@ -22,8 +22,6 @@
 #define likely(x)   __builtin_expect(!!(x), 1)
 #define unlikely(x) __builtin_expect(!!(x), 0)
 
-#define container_of(ptr, type, member) ((type *)((char *)(ptr)-offsetof(type, member)))
-
 #define min(a, b)                                                                                  \
 	({                                                                                         \
 		__typeof__(a) _a = (a);                                                            \
