@@ -323,6 +323,15 @@ static int may_change_flags(struct ovl *o, const struct ovl_caller *caller, stru
 	return 0;
 }
 
+static int set_real_flags(struct ovl *o, struct reach *r, unsigned long request, void *arg)
+{
+	autofd int fd = open_fd(o, r->at, r->name, O_RDONLY | O_NONBLOCK | O_NOCTTY);
+
+	if (fd < 0)
+		return fd;
+	return ioctl(fd, request, arg) < 0 ? -errno : 0;
+}
+
 /*
  * Sets flags. Immutable and append-only are kept in an xattr and enforced here, as the kernel does:
  * in upper they would stand in the way of the overlay itself.
@@ -347,20 +356,17 @@ static int change(struct ovl *o, const struct ovl_caller *caller, ovl_node node,
 	if (err == 0)
 		err = reach(o, i, &r);
 	if (err == 0) {
-		autofd int fd = open_fd(o, r.at, r.name, O_RDONLY | O_NONBLOCK | O_NOCTTY);
-
-		if (fd < 0)
-			err = fd;
-		else if (ioctl(fd, request, arg) < 0)
-			err = -errno;
-		if (err == 0 && len)
+		/* The mark first, and it stays when the flags then fail, as with the kernel. */
+		if (len)
 			err = at_setxattr(layer_fd(r.at), r.name, xattr, value, len, 0);
-		else if (err == 0 && i->protattr)
+		else if (i->protattr)
 			err = at_removexattr(layer_fd(r.at), r.name, xattr);
 		if (err == -ENODATA)
 			err = 0;
-		if (err == 0)
+		if (err == 0) {
 			i->protattr = (uint8_t)protattr;
+			err = set_real_flags(o, &r, request, arg);
+		}
 		reach_done(i, &r);
 	}
 	if (err == 0)
