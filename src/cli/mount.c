@@ -315,8 +315,10 @@ static int serve(struct mounting *m)
 		.upper = o->upper,
 		.work = o->work,
 		.mountpoint = m->mountpoint,
-		.redirect = o->redirect,
-		.xattr_prefix = o->userxattr ? OVL_XATTR_USER : OVL_XATTR_AUTO,
+		.data_count = o->data_count,
+		.features = o->features,
+		.given = o->given,
+		.xattr_prefix = o->features.userxattr ? OVL_XATTR_USER : OVL_XATTR_AUTO,
 		.attr_changed = server_attr_changed,
 		.ctx = &hook,
 	};

@@ -39,8 +39,11 @@ struct word {
 	/* @value is NULL without '='; it may be changed in place. */
 	int (*read)(struct reader *r, const struct word *w, char *value);
 	unsigned long set, clear; /* MS_* */
-	const char *accepted;     /* values, separated by spaces */
-	const char *refused;      /* values that the kernel has and we do not */
+	/* A feature: */
+	const char *accepted; /* values, separated by spaces */
+	int meanings[4];      /* of each value */
+	void (*feature)(struct ovl_features *f, int meaning);
+	unsigned int given; /* enum ovl_given */
 };
 
 static int fail(struct reader *r, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
@@ -61,19 +64,19 @@ static int fail_memory(struct reader *r)
 	return -ENOMEM;
 }
 
-/* Whether @word is one of the space-separated words of @list. */
-static bool is_among(const char *list, const char *word)
+/* Which of the space-separated words of @list @word is; -1: none. */
+static int index_in(const char *list, const char *word)
 {
 	size_t len = strlen(word);
 
-	while (list && len) {
+	for (int index = 0; list && len; index++) {
 		size_t n = strcspn(list, " ");
 
 		if (n == len && !memcmp(list, word, len))
-			return true;
+			return index;
 		list = list[n] ? list + n + 1 : NULL;
 	}
-	return false;
+	return -1;
 }
 
 /* "\X" becomes X, in place. A lone '\' at the end is -EINVAL. */
@@ -227,31 +230,69 @@ static int read_timeout(struct reader *r, const struct word *w, char *value)
 	return 0;
 }
 
-static int read_choice(struct reader *r, const struct word *w, char *value)
+/* A feature of the overlay: one of the words in @accepted, each with its meaning. */
+static int read_feature(struct reader *r, const struct word *w, char *value)
 {
-	if (is_among(w->accepted, value))
-		return 0;
-	if (is_among(w->refused, value))
-		return fail(r, "%s=%s: this version of plyfs does not have it (accepted: %s)",
-			    w->name, value, w->accepted);
-	return fail(r, "%s=%s: no such value (accepted: %s)", w->name, value, w->accepted);
+	struct ovl_features *f = &r->o->features;
+	int n = index_in(w->accepted, value);
+
+	if (n < 0)
+		return fail(r, "%s=%s: no such value (accepted: %s)", w->name, value, w->accepted);
+	w->feature(f, w->meanings[n]);
+	r->o->given |= w->given;
+	return 0;
 }
 
-static int read_redirect_dir(struct reader *r, const struct word *w, char *value)
+static void set_redirect(struct ovl_features *f, int meaning)
 {
-	int rc = read_choice(r, w, value);
+	f->redirect = (enum ovl_redirect)meaning;
+}
 
-	if (rc < 0)
-		return rc;
-	/* "off" follows: the kernel's default, redirect_always_follow=Y. */
-	r->o->redirect = strcmp(value, "nofollow") ? OVL_REDIRECT_FOLLOW : OVL_REDIRECT_NOFOLLOW;
-	r->o->redirect_given = true;
+static void set_metacopy(struct ovl_features *f, int meaning)
+{
+	f->metacopy = meaning;
+}
+
+static void set_index(struct ovl_features *f, int meaning)
+{
+	f->index = meaning;
+}
+
+static void set_nfs_export(struct ovl_features *f, int meaning)
+{
+	f->nfs_export = meaning;
+}
+
+static void set_verity(struct ovl_features *f, int meaning)
+{
+	f->verity = (enum ovl_verity)meaning;
+}
+
+static void set_xino(struct ovl_features *f, int meaning)
+{
+	f->xino = (enum ovl_xino)meaning;
+}
+
+static void set_uuid(struct ovl_features *f, int meaning)
+{
+	f->uuid = (enum ovl_uuid)meaning;
+}
+
+static void set_fsync(struct ovl_features *f, int meaning)
+{
+	f->fsync = (enum ovl_fsync)meaning;
+}
+
+static int read_volatile(struct reader *r, const struct word *w, char *value)
+{
+	r->o->features.fsync = OVL_FSYNC_VOLATILE;
+	r->o->given |= OVL_GIVEN_FSYNC;
 	return 0;
 }
 
 static int read_userxattr(struct reader *r, const struct word *w, char *value)
 {
-	r->o->userxattr = true;
+	r->o->features.userxattr = true;
 	return 0;
 }
 
@@ -308,18 +349,30 @@ static const struct word words[] = {
 	{ "upperdir", VALUE, read_upperdir },
 	{ "workdir", VALUE, read_workdir },
 	{ "userxattr", ALONE, read_userxattr },
-	{ "redirect_dir", VALUE, read_redirect_dir, .accepted = "follow nofollow off",
-	  .refused = "on" },
-	{ "index", VALUE, read_choice, .accepted = "off", .refused = "on" },
-	{ "nfs_export", VALUE, read_choice, .accepted = "off", .refused = "on" },
-	{ "metacopy", VALUE, read_choice, .accepted = "off", .refused = "on" },
-	/* Inode numbers are always unique and constant: each value gets what it asks for. */
-	{ "xino", VALUE, read_choice, .accepted = "off auto on" },
-	/* f_fsid of a FUSE mount is the kernel's own: nothing to choose. */
-	{ "uuid", VALUE, read_choice, .accepted = "auto on null off" },
-	{ "verity", VALUE, read_choice, .accepted = "off", .refused = "on require" },
-	{ "fsync", VALUE, read_choice, .accepted = "auto", .refused = "strict volatile" },
-	{ "volatile", ALONE, refuse },
+	/* "off" follows: the kernel's default, redirect_always_follow=Y. */
+	{ "redirect_dir", VALUE, read_feature, .accepted = "follow nofollow off on",
+	  .meanings = { OVL_REDIRECT_FOLLOW, OVL_REDIRECT_NOFOLLOW, OVL_REDIRECT_FOLLOW,
+			OVL_REDIRECT_ON },
+	  .feature = set_redirect, .given = OVL_GIVEN_REDIRECT },
+	{ "index", VALUE, read_feature, .accepted = "off on", .meanings = { false, true },
+	  .feature = set_index, .given = OVL_GIVEN_INDEX },
+	{ "nfs_export", VALUE, read_feature, .accepted = "off on", .meanings = { false, true },
+	  .feature = set_nfs_export, .given = OVL_GIVEN_NFS_EXPORT },
+	{ "metacopy", VALUE, read_feature, .accepted = "off on", .meanings = { false, true },
+	  .feature = set_metacopy, .given = OVL_GIVEN_METACOPY },
+	{ "xino", VALUE, read_feature, .accepted = "off auto on",
+	  .meanings = { OVL_XINO_OFF, OVL_XINO_AUTO, OVL_XINO_ON }, .feature = set_xino,
+	  .given = OVL_GIVEN_XINO },
+	{ "uuid", VALUE, read_feature, .accepted = "auto on null off",
+	  .meanings = { OVL_UUID_AUTO, OVL_UUID_ON, OVL_UUID_NULL, OVL_UUID_OFF },
+	  .feature = set_uuid, .given = OVL_GIVEN_UUID },
+	{ "verity", VALUE, read_feature, .accepted = "off on require",
+	  .meanings = { OVL_VERITY_OFF, OVL_VERITY_ON, OVL_VERITY_REQUIRE }, .feature = set_verity,
+	  .given = OVL_GIVEN_VERITY },
+	{ "fsync", VALUE, read_feature, .accepted = "auto strict volatile",
+	  .meanings = { OVL_FSYNC_AUTO, OVL_FSYNC_STRICT, OVL_FSYNC_VOLATILE },
+	  .feature = set_fsync, .given = OVL_GIVEN_FSYNC },
+	{ "volatile", ALONE, read_volatile },
 	{ "default_permissions", ALONE, ignore },
 	{ "override_creds", ALONE, ignore },
 	{ "nooverride_creds", ALONE, ignore },
@@ -508,14 +561,6 @@ int options_check(struct options *o, char *message, size_t size)
 			&r,
 			"upperdir=%s needs a workdir=: an empty directory on the same filesystem",
 			o->upper);
-	if (o->userxattr) {
-		/* Whoever may write user.* attributes could point a redirect anywhere. */
-		if (o->redirect_given && o->redirect != OVL_REDIRECT_NOFOLLOW)
-			return fail(&r,
-				    "userxattr follows no redirects: give redirect_dir=nofollow "
-				    "or leave redirect_dir out");
-		o->redirect = OVL_REDIRECT_NOFOLLOW;
-	}
 	if (!o->upper) {
 		free(take_ptr(o->work));
 		o->mount_flags |= MS_RDONLY;

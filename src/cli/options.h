@@ -27,14 +27,14 @@ enum option_choice {
 struct options {
 	char **lower; /* unescaped, topmost first */
 	size_t lower_count;
-	char *upper;    /* NULL: read-only */
-	char *work;     /* NULL after options_check() when there is no upper */
-	char *source;   /* fsname= or source=, else NULL */
-	char *subtype;  /* NULL: the default */
-	double timeout; /* seconds; < 0: for ever */
-	bool userxattr;
-	bool redirect_given;
-	enum ovl_redirect redirect;
+	size_t data_count; /* of these, the last so many are data-only */
+	char *upper;       /* NULL: read-only */
+	char *work;        /* NULL after options_check() when there is no upper */
+	char *source;      /* fsname= or source=, else NULL */
+	char *subtype;     /* NULL: the default */
+	double timeout;    /* seconds; < 0: for ever */
+	struct ovl_features features;
+	unsigned int given;        /* enum ovl_given */
 	unsigned long mount_flags; /* MS_* */
 	unsigned long unset_flags; /* MS_* that a word took away: what remount removes */
 	enum option_choice allow_other;

@@ -145,8 +145,10 @@ struct table {
 
 struct ovl {
 	/* Constant after ovl_create(). */
-	struct layer *layers; /* [0]: upper, without root if there is none */
-	unsigned int lower_count;
+	struct layer *layers;     /* [0]: upper, without root if there is none */
+	unsigned int lower_count; /* without data-only layers, which come after them */
+	unsigned int data_count;
+	unsigned int layer_count; /* of all of them, upper too: one past the last index */
 	bool has_upper;
 	bool userxattr;       /* user.overlay. */
 	bool no_xattr;        /* upper can hold no private xattrs */
@@ -155,8 +157,8 @@ struct ovl {
 	uid_t uid;            /* our own */
 	gid_t gid;
 	bool has_acl;
-	bool samefs; /* every layer has the same st_dev */
-	enum ovl_redirect redirect;
+	bool samefs;                  /* every layer has the same st_dev */
+	struct ovl_features features; /* in effect; userxattr is ovl.userxattr */
 	unsigned int name_max;
 	unsigned int dev_bits;
 	dev_t *devs; /* st_dev of the layers, each once; the index is what goes into st_ino */
@@ -337,6 +339,15 @@ int mark_set(struct ovl *o, struct layer_ref *at, const char *name, enum fmt_xat
 int mark_impure(struct ovl *o, struct ovl_inode *dir, struct layer_ref *upper);
 /* After a listing that found nothing with an origin, and began when dir->origins was @origins. */
 void unmark_impure(struct ovl *o, struct ovl_inode *dir, uint32_t origins);
+
+/* features.c */
+/*
+ * Settles conflicts between features, as the kernel's ovl_fs_params_verify() does: what was asked
+ * for itself wins over what was not; two that were asked for and exclude each other are -EINVAL,
+ * what needs rights we lack -EPERM, with a line for people.
+ */
+int features_resolve(struct ovl_features *f, unsigned int given, bool has_upper, bool has_data,
+		     bool privileged, char *message, size_t size);
 
 /* lookup.c */
 struct looked_up {

@@ -422,7 +422,7 @@ static int look_upper(struct lookup *l, struct layer_ref *upper, const char *nam
 				out->ino = ino_compose(o, statx_dev(&origin), origin.stx_ino);
 		}
 	}
-	if (l->w.redirected && o->redirect == OVL_REDIRECT_NOFOLLOW) {
+	if (l->w.redirected && o->features.redirect == OVL_REDIRECT_NOFOLLOW) {
 		log_warning("refusing to follow redirect of '%s' (redirect_dir=nofollow)", name);
 		return -EPERM;
 	}
@@ -452,7 +452,7 @@ static int look_lower(struct lookup *l, struct layer *layer, struct layer_ref *a
 		log_warning("refusing to follow metacopy origin of '%s' (metacopy=off)", name);
 		return -EPERM;
 	}
-	if (l->w.redirected && o->redirect == OVL_REDIRECT_NOFOLLOW) {
+	if (l->w.redirected && o->features.redirect == OVL_REDIRECT_NOFOLLOW) {
 		log_warning("refusing to follow redirect of '%s' (redirect_dir=nofollow)", name);
 		return -EPERM;
 	}
@@ -493,8 +493,9 @@ static int look_all_lower(struct lookup *l, struct layer_ref *upper, const char 
 			break;
 		layer = from_root ? next + 1 : stack->lower[next].layer;
 		next++;
-		l->w.last = o->redirect == OVL_REDIRECT_NOFOLLOW ? next == stack->lower_count
-								 : layer == o->lower_count;
+		l->w.last = o->features.redirect == OVL_REDIRECT_NOFOLLOW
+				    ? next == stack->lower_count
+				    : layer == o->lower_count;
 		if (!from_root) {
 			err = dir_ref(o, l->dir, layer, false, &at);
 			if (err < 0)

@@ -36,9 +36,40 @@ typedef uint64_t ovl_node;
 #define OVL_ROOT       ((ovl_node)1)
 #define OVL_MAX_LAYERS 500 /* lower layers; OVL_MAX_STACK of the kernel */
 
+/* -o redirect_dir= */
 enum ovl_redirect {
 	OVL_REDIRECT_FOLLOW = 0, /* the kernel's default: read redirects, make none */
 	OVL_REDIRECT_NOFOLLOW,
+	OVL_REDIRECT_ON, /* rename merged directories too */
+};
+
+/* -o verity= */
+enum ovl_verity {
+	OVL_VERITY_OFF = 0,
+	OVL_VERITY_ON,      /* check the digests that there are, store those that can be had */
+	OVL_VERITY_REQUIRE, /* no file is a metacopy without one */
+};
+
+/* -o uuid= */
+enum ovl_uuid {
+	OVL_UUID_AUTO = 0, /* on for a new upper or one that has one, else null */
+	OVL_UUID_ON,
+	OVL_UUID_NULL,
+	OVL_UUID_OFF, /* file handles are stored and compared without it as well */
+};
+
+/* -o xino= */
+enum ovl_xino {
+	OVL_XINO_OFF = 0,
+	OVL_XINO_AUTO,
+	OVL_XINO_ON,
+};
+
+/* -o fsync=; "volatile" is fsync=volatile */
+enum ovl_fsync {
+	OVL_FSYNC_AUTO = 0, /* copied-up data is on disk before its name is */
+	OVL_FSYNC_STRICT,   /* whatever is copied up, and the directory that shows it */
+	OVL_FSYNC_VOLATILE, /* nothing is ever synced: upper is lost with the machine */
 };
 
 enum ovl_xattr_prefix {
@@ -47,14 +78,41 @@ enum ovl_xattr_prefix {
 	OVL_XATTR_USER, /* -o userxattr */
 };
 
+/* What a mount does, by the words of the kernel's overlayfs. Zero is the kernel's default. */
+struct ovl_features {
+	enum ovl_redirect redirect;
+	enum ovl_verity verity;
+	enum ovl_uuid uuid;
+	enum ovl_xino xino;
+	enum ovl_fsync fsync;
+	bool metacopy;
+	bool index;
+	bool nfs_export;
+	bool userxattr;
+};
+
+/* Which of them somebody asked for himself: what he did not, gives way in a conflict. */
+enum ovl_given {
+	OVL_GIVEN_REDIRECT = 1 << 0,
+	OVL_GIVEN_VERITY = 1 << 1,
+	OVL_GIVEN_UUID = 1 << 2,
+	OVL_GIVEN_XINO = 1 << 3,
+	OVL_GIVEN_FSYNC = 1 << 4,
+	OVL_GIVEN_METACOPY = 1 << 5,
+	OVL_GIVEN_INDEX = 1 << 6,
+	OVL_GIVEN_NFS_EXPORT = 1 << 7,
+};
+
 struct ovl_config {
-	const char *const *lower; /* paths, topmost first */
+	const char *const *lower; /* paths, topmost first; data-only layers after all others */
 	size_t lower_count;       /* 1 to OVL_MAX_LAYERS */
+	size_t data_count;        /* how many of them are data-only; fewer than lower_count */
 	const char *upper;        /* NULL: a read-only union */
 	const char *work;         /* needed with upper */
 	const char *mountpoint;   /* where it will be mounted: layers inside it are refused; may be
 				     NULL */
-	enum ovl_redirect redirect;
+	struct ovl_features features; /* as asked for; userxattr: see xattr_prefix */
+	unsigned int given;           /* enum ovl_given */
 	enum ovl_xattr_prefix xattr_prefix;
 
 	/*
@@ -82,6 +140,8 @@ int ovl_create(const struct ovl_config *config, struct ovl **out, char *message,
 void ovl_destroy(struct ovl *o);
 
 bool ovl_has_upper(const struct ovl *o);
+/* What the mount does in the end, after conflicts and what the layers cannot do. Borrowed. */
+const struct ovl_features *ovl_get_features(const struct ovl *o);
 /* Whether some layer can hold POSIX ACLs, so that they have to be checked. */
 bool ovl_has_acl(const struct ovl *o);
 

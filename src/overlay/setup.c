@@ -322,19 +322,19 @@ static int check_overlap(struct opening *p)
 {
 	const struct ovl_config *c = p->config;
 	struct ovl *o = p->o;
-	autofree struct root_id *roots = calloc(o->lower_count + 2, sizeof(*roots));
+	autofree struct root_id *roots = calloc(o->layer_count + 1, sizeof(*roots));
 	size_t count = 0;
 	int err;
 
 	if (!roots)
 		return -ENOMEM;
-	for (unsigned int n = o->has_upper ? 0 : 1; n <= o->lower_count; n++)
+	for (unsigned int n = o->has_upper ? 0 : 1; n < o->layer_count; n++)
 		roots[count++] = (struct root_id){ o->layers[n].dev, o->layers[n].root_ino, n };
 	if (o->has_upper)
 		roots[count++] = (struct root_id){ o->layers[0].dev, o->workdir_ino, WORK_ROOT };
 	qsort(roots, count, sizeof(*roots), compare_roots);
 	err = check_twice(p, roots, count);
-	for (unsigned int n = 1; n <= o->lower_count && err == 0; n++) {
+	for (unsigned int n = 1; n < o->layer_count && err == 0; n++) {
 		const struct root_id *outer = find_outer(c->lower[n - 1], false, roots, count);
 
 		if (outer)
@@ -350,20 +350,27 @@ static int check_overlap(struct opening *p)
 	return err;
 }
 
-/* Which xattrs mark what, tried for real where there is an upper layer. */
-static void choose_xattrs(struct opening *p)
+/* Which xattrs mark what, and what else follows from the options alone. */
+static int choose_features(struct opening *p)
 {
 	struct ovl *o = p->o;
-	enum ovl_xattr_prefix wanted = p->config->xattr_prefix;
+	const struct ovl_config *c = p->config;
+	bool privileged = in_initial_userns() && has_capability(CAP_SYS_ADMIN);
+
+	o->userxattr = c->xattr_prefix == OVL_XATTR_USER ||
+		       (c->xattr_prefix == OVL_XATTR_AUTO && !privileged);
+	o->features.userxattr = o->userxattr;
+	return features_resolve(&o->features, c->given, o->has_upper, o->data_count > 0, privileged,
+				p->message, p->size);
+}
+
+/* Tried for real: some filesystems hold no xattrs, or not those. */
+static void probe_upper_xattrs(struct opening *p)
+{
+	struct ovl *o = p->o;
 	int fd;
 	int err;
 
-	o->userxattr = wanted == OVL_XATTR_USER ||
-		       (wanted == OVL_XATTR_AUTO &&
-			!(in_initial_userns() && has_capability(CAP_SYS_ADMIN)));
-	/* As the kernel: what users can write must not lead elsewhere. */
-	if (o->userxattr)
-		o->redirect = OVL_REDIRECT_NOFOLLOW;
 	if (!o->has_upper)
 		return;
 	fd = layer_fd(p->workdir);
@@ -383,7 +390,7 @@ static void choose_xattrs(struct opening *p)
 /* The kernel has to check ACLs if any layer can hold them. */
 static void probe_acl(struct ovl *o)
 {
-	for (unsigned int l = o->has_upper ? 0 : 1; l <= o->lower_count && !o->has_acl; l++) {
+	for (unsigned int l = o->has_upper ? 0 : 1; l < o->layer_count && !o->has_acl; l++) {
 		ssize_t n = layer_getxattr(o->layers[l].root, "", ACL_ACCESS, NULL, 0);
 
 		o->has_acl = n >= 0 || n == -ENODATA;
@@ -455,6 +462,10 @@ static int open_layers(struct opening *p)
 	if (c->lower_count < 1 || c->lower_count > OVL_MAX_LAYERS)
 		return fail(p, -EINVAL, "%zu lower layers given: 1 to %d are possible",
 			    c->lower_count, OVL_MAX_LAYERS);
+	if (c->data_count >= c->lower_count)
+		return fail(p, -EINVAL,
+			    "only data-only layers are given: at least one other lower layer is "
+			    "needed");
 	if (c->upper && !c->work)
 		return fail(p, -EINVAL,
 			    "upperdir %s is given without workdir: give an empty directory on the "
@@ -463,10 +474,13 @@ static int open_layers(struct opening *p)
 	o->layers = calloc(c->lower_count + 1, sizeof(*o->layers));
 	if (!o->layers)
 		return -ENOMEM;
+	o->layer_count = 1;
 	if (c->upper)
 		err = open_upper(p);
-	o->lower_count = (unsigned int)c->lower_count;
-	for (unsigned int n = 1; n <= o->lower_count && err == 0; n++)
+	o->lower_count = (unsigned int)(c->lower_count - c->data_count);
+	o->data_count = (unsigned int)c->data_count;
+	o->layer_count = 1 + o->lower_count + o->data_count;
+	for (unsigned int n = 1; n < o->layer_count && err == 0; n++)
 		err = open_lower(p, n);
 	if (err == 0)
 		err = check_overlap(p);
@@ -494,14 +508,17 @@ static int open_all(struct opening *p)
 	if (err < 0)
 		return err;
 	ambiguous = ids_are_ambiguous();
-	for (unsigned int n = o->has_upper ? 0 : 1; n <= o->lower_count; n++) {
+	for (unsigned int n = o->has_upper ? 0 : 1; n < o->layer_count; n++) {
 		o->layers[n].fds = &o->fds;
 		o->layers[n].ambiguous_ids = ambiguous;
 	}
 	find_rights(o);
-	choose_xattrs(p);
+	err = choose_features(p);
+	if (err < 0)
+		return err;
+	probe_upper_xattrs(p);
 	probe_acl(o);
-	for (unsigned int n = o->has_upper ? 0 : 1; n <= o->lower_count; n++)
+	for (unsigned int n = o->has_upper ? 0 : 1; n < o->layer_count; n++)
 		o->name_max = max(o->name_max, o->layers[n].name_max);
 	if (o->has_upper) {
 		err = workdir_prepare(o, p->workdir, p->config->work, p->message, p->size);
@@ -524,7 +541,7 @@ int ovl_create(const struct ovl_config *config, struct ovl **out, char *message,
 		return -ENOMEM;
 	}
 	o->upper_lock = o->work_lock = -1;
-	o->redirect = config->redirect;
+	o->features = config->features;
 	o->attr_changed = config->attr_changed;
 	o->ctx = config->ctx;
 	pthread_rwlock_init(&o->topology, NULL);
@@ -549,7 +566,7 @@ void ovl_destroy(struct ovl *o)
 	if (o->fds.capacity)
 		fdcache_destroy(&o->fds);
 	workdir_close(o);
-	for (unsigned int n = 0; o->layers && n <= o->lower_count; n++)
+	for (unsigned int n = 0; o->layers && n < o->layer_count; n++)
 		layer_close(&o->layers[n]);
 	close_fd(o->upper_lock);
 	close_fd(o->work_lock);
@@ -563,6 +580,11 @@ void ovl_destroy(struct ovl *o)
 bool ovl_has_upper(const struct ovl *o)
 {
 	return o->has_upper;
+}
+
+const struct ovl_features *ovl_get_features(const struct ovl *o)
+{
+	return &o->features;
 }
 
 bool ovl_has_acl(const struct ovl *o)

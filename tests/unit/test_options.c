@@ -130,7 +130,7 @@ static void test_escapes_in_lowerdir(void **state)
 	LOWER(s, ":a", ":");
 	add(s, "lowerdir=/a:/b\\,userxattr");
 	LOWER(s, "/a", "/b,userxattr");
-	assert_false(s->o.userxattr);
+	assert_false(s->o.features.userxattr);
 }
 
 static void test_escapes_in_upperdir_and_workdir(void **state)
@@ -369,9 +369,8 @@ static void test_kernel_words_at_their_defaults_pass(void **state)
 static void test_kernel_words_that_we_lack_say_so(void **state)
 {
 	static const char *const lists[] = {
-		"index=on",       "nfs_export=on", "metacopy=on",     "verity=on",
-		"verity=require", "fsync=strict",  "fsync=volatile",  "volatile",
-		"lowerdir+=/a",   "datadir+=/a",   "redirect_dir=on",
+		"lowerdir+=/a",
+		"datadir+=/a",
 	};
 	struct state *s = *state;
 
@@ -385,8 +384,8 @@ static void test_wrong_values_name_the_right_ones(void **state)
 {
 	struct state *s = *state;
 
-	refused(s, "index=maybe", "index=maybe: no such value (accepted: off)");
-	refused(s, "redirect_dir=", "accepted: follow nofollow off");
+	refused(s, "index=maybe", "index=maybe: no such value (accepted: off on)");
+	refused(s, "redirect_dir=", "accepted: follow nofollow off on");
 	refused(s, "xino=of", "xino=of: no such value");
 	refused(s, "uuid=offauto", "no such value");
 	refused(s, "uuid=off null", "no such value");
@@ -407,27 +406,11 @@ static void test_redirect_dir(void **state)
 {
 	struct state *s = *state;
 
-	assert_int_equal(s->o.redirect, OVL_REDIRECT_FOLLOW);
+	assert_int_equal(s->o.features.redirect, OVL_REDIRECT_FOLLOW);
 	add(s, "redirect_dir=nofollow");
-	assert_int_equal(s->o.redirect, OVL_REDIRECT_NOFOLLOW);
+	assert_int_equal(s->o.features.redirect, OVL_REDIRECT_NOFOLLOW);
 	add(s, "redirect_dir=off");
-	assert_int_equal(s->o.redirect, OVL_REDIRECT_FOLLOW);
-}
-
-static void test_userxattr_follows_no_redirects(void **state)
-{
-	struct state *s = *state;
-
-	add(s, "lowerdir=/a,userxattr");
-	check(s);
-	assert_true(s->o.userxattr);
-	assert_int_equal(s->o.redirect, OVL_REDIRECT_NOFOLLOW);
-	add(s, "redirect_dir=nofollow");
-	check(s);
-	add(s, "redirect_dir=follow");
-	check_refused(s, "userxattr");
-	add(s, "redirect_dir=off");
-	check_refused(s, "userxattr");
+	assert_int_equal(s->o.features.redirect, OVL_REDIRECT_FOLLOW);
 }
 
 static void test_unknown_words_are_named(void **state)
@@ -611,7 +594,6 @@ int main(void)
 		T(test_wrong_values_name_the_right_ones),
 		T(test_words_with_and_without_value),
 		T(test_redirect_dir),
-		T(test_userxattr_follows_no_redirects),
 		T(test_unknown_words_are_named),
 		T(test_mistyped_words_get_a_suggestion),
 		T(test_sloppy_lets_unknown_words_pass_but_not_wrong_values),
