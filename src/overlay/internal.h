@@ -362,6 +362,13 @@ struct looked_up {
 /* Looks @name up in the layers of @dir. -ENOENT. Touches no inode. */
 int lookup_real(struct ovl *o, struct ovl_inode *dir, const char *name, struct looked_up *out);
 void looked_up_free(struct looked_up *l);
+/* Whether some lower layer of @dir shows @name: a whiteout is needed to hide it. */
+bool lower_has(struct ovl *o, struct ovl_inode *dir, const char *name, bool topology_held);
+/* Whether an object that is no directory is a whiteout. @st is its own. */
+bool is_whiteout(struct ovl *o, struct layer_ref *at, const char *name, const struct statx *st);
+int name_check(struct ovl *o, const char *name);
+
+/* entry.c */
 /* An inode for what was found, with a reference; takes @l->stack. */
 int lookup_instantiate(struct ovl *o, struct ovl_inode *parent, const char *name,
 		       struct looked_up *l, struct ovl_inode **out);
@@ -370,11 +377,6 @@ int lookup_inode(struct ovl *o, struct ovl_inode *dir, const char *name, struct 
 /* As lookup_inode(), with what ovl_lookup() returns. *@out may be set although it fails. */
 int lookup_entry(struct ovl *o, struct ovl_inode *dir, const char *name, struct ovl_inode **out,
 		 struct ovl_entry *entry);
-/* Whether some lower layer of @dir shows @name: a whiteout is needed to hide it. */
-bool lower_has(struct ovl *o, struct ovl_inode *dir, const char *name, bool topology_held);
-/* Whether an object that is no directory is a whiteout. @st is its own. */
-bool is_whiteout(struct ovl *o, struct layer_ref *at, const char *name, const struct statx *st);
-int name_check(struct ovl *o, const char *name);
 
 /* attr.c */
 int attr_get(struct ovl *o, struct ovl_inode *i, struct statx *out);

@@ -1,0 +1,133 @@
+// SPDX-License-Identifier: MIT
+/*
+ * Entries: what lookup.c finds in the layers gets an inode, and names and hard links of one object
+ * come to the same one.
+ */
+#include "overlay/internal.h"
+
+/* Whether hard links of an object share one inode: not those of lower files that will be broken. */
+static bool shares_links(const struct ovl *o, const struct looked_up *l)
+{
+	return !l->stack && l->st.stx_nlink > 1 && ((l->flags & INODE_UPPER) || !o->has_upper);
+}
+
+/* Hard links share an inode within one layer only: there each name leads to the object. */
+static dev_t link_key(const struct looked_up *l)
+{
+	return statx_dev(&l->st) ^ (dev_t)l->lower << 48;
+}
+
+/* @i, found by another name, has one again: the object need not be held open for it any more. */
+static void drop_self(struct ovl_inode *i)
+{
+	if (i->dir || !i->self)
+		return;
+	layer_ref_put(i->self);
+	i->self = NULL;
+	inode_clear(i, INODE_ORPHAN);
+}
+
+static struct ovl_inode *inode_from(struct ovl *o, struct looked_up *l)
+{
+	struct ovl_inode *i = inode_new(o, IFTODT(l->st.stx_mode), l->stack);
+
+	if (!i)
+		return NULL;
+	l->stack = NULL;
+	i->flags = l->flags;
+	i->lower = (uint16_t)l->lower;
+	i->ino = l->ino;
+	i->protattr = (uint8_t)l->protattr;
+	if (inode_insert(o, i) < 0) {
+		inode_put(o, i);
+		return NULL;
+	}
+	return i;
+}
+
+int lookup_instantiate(struct ovl *o, struct ovl_inode *parent, const char *name,
+		       struct looked_up *l, struct ovl_inode **out)
+{
+	dev_t dev = link_key(l);
+	struct ovl_inode *i = NULL;
+	struct ovl_inode *other = NULL;
+	struct ovl_name *n = name_new(parent, name, strlen(name));
+
+	if (!n)
+		return -ENOMEM;
+	if (shares_links(o, l))
+		i = link_find(o, dev, l->st.stx_ino);
+	if (!i) {
+		i = inode_from(o, l);
+		if (!i) {
+			name_free(o, n);
+			return -ENOMEM;
+		}
+		if (shares_links(o, l) && !i->dir)
+			other = link_insert(o, i, dev, l->st.stx_ino);
+		if (other) {
+			inode_put(o, i);
+			i = other;
+		}
+	}
+	lock_take(&i->lock);
+	name_insert(o, n, i, &other);
+	if (!other)
+		drop_self(i);
+	lock_drop(&i->lock);
+	if (other) { /* somebody else looked the same name up meanwhile */
+		inode_put(o, i);
+		i = other;
+	}
+	*out = i;
+	return 0;
+}
+
+int lookup_inode(struct ovl *o, struct ovl_inode *dir, const char *name, struct ovl_inode **out)
+{
+	struct looked_up l;
+	int err;
+
+	*out = name_find(o, dir, name, strlen(name));
+	if (*out)
+		return 0;
+	err = lookup_real(o, dir, name, &l);
+	if (err < 0)
+		return err;
+	err = lookup_instantiate(o, dir, name, &l, out);
+	looked_up_free(&l);
+	return err;
+}
+
+int lookup_entry(struct ovl *o, struct ovl_inode *dir, const char *name, struct ovl_inode **out,
+		 struct ovl_entry *entry)
+{
+	struct looked_up l;
+	int err;
+
+	*out = name_find(o, dir, name, strlen(name));
+	if (*out)
+		return entry_fill(o, *out, entry);
+	err = lookup_real(o, dir, name, &l);
+	if (err < 0)
+		return err;
+	err = lookup_instantiate(o, dir, name, &l, out);
+	if (err == 0)
+		entry_take(o, *out, &l.st, entry);
+	looked_up_free(&l);
+	return err;
+}
+
+int ovl_lookup(struct ovl *o, ovl_node parent, const char *name, struct ovl_entry *out)
+{
+	struct ovl_inode *i = NULL;
+	int err;
+	struct ovl_inode *dir = inode_get_dir(o, parent, &err);
+
+	if (!dir)
+		return err;
+	err = lookup_entry(o, dir, name, &i, out);
+	inode_put(o, i);
+	inode_put(o, dir);
+	return err;
+}
