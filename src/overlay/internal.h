@@ -30,6 +30,7 @@
 #include "util/lock.h"
 
 struct ovl_inode;
+struct writeback;
 
 /* A name of an object: a directory entry of the union that somebody looked up. */
 struct ovl_name {
@@ -168,6 +169,7 @@ struct ovl {
 	bool has_traps; /* upper or work lies inside a lower layer */
 	int upper_lock; /* fds that hold flock(2) */
 	int work_lock;
+	struct writeback *writeback; /* of a volatile mount, else NULL */
 	void (*attr_changed)(void *ctx, ovl_node node, bool listing);
 	void *ctx;
 
@@ -421,10 +423,26 @@ int copy_data(struct layer_ref *from, int to, off_t size, const struct ovl_calle
 int copy_xattrs(struct ovl *o, struct layer_ref *from, const char *from_name, int to,
 		const char *to_name);
 
+/* sync.c: what -o fsync= asks for. */
+/* Whether a directory that is copied up is synced; then sync_copied() wants it opened. */
+bool sync_wants_dirs(const struct ovl *o);
+/*
+ * Before a copied-up object is shown: syncs its data if it has some, and with fsync=strict whatever
+ * @fd is. -1: nothing that could be synced.
+ */
+int sync_copied(struct ovl *o, int fd, bool has_data);
+/* How writing to a file of upper ended: a volatile mount remembers when something was lost. */
+void sync_note(struct ovl *o, ssize_t result);
+
 /* workdir.c */
 /* Sweeps and opens workdir/work. */
 int workdir_prepare(struct ovl *o, struct layer_ref *workdir, const char *path, char *message,
 		    size_t size);
+/*
+ * Leaves the mark of a volatile mount in work, for which every later mount, the kernel's too,
+ * refuses it.
+ */
+int workdir_mark_volatile(struct ovl *o);
 void workdir_close(struct ovl *o);
 void temp_name(struct ovl *o, char out[FMT_TEMP_NAME_MAX]);
 /* Removes a file, or a directory with whatever is in it. @depth: how many levels at most. */

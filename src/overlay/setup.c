@@ -10,6 +10,7 @@
 #include <sys/xattr.h>
 
 #include "overlay/internal.h"
+#include "overlay/writeback.h"
 #include "util/at.h"
 #include "util/log.h"
 
@@ -413,6 +414,29 @@ static void set_uuid(struct ovl *o)
 	at_setxattr(layer_fd(root), "", xname(o, FMT_UUID), uuid, sizeof(uuid), XATTR_CREATE);
 }
 
+/* -o volatile: upper is given up from here on, whatever becomes of this mount. */
+static int begin_volatile(struct opening *p)
+{
+	struct ovl *o = p->o;
+	int err;
+
+	if (o->features.fsync != OVL_FSYNC_VOLATILE)
+		return 0;
+	err = writeback_watch(o, p->config->work, &o->writeback);
+	if (err == -EIO)
+		return fail(
+			p, err,
+			"the filesystem of upperdir %s has lost something that was written, and "
+			"nobody was told yet: look into it, run sync -f %s, and mount again",
+			p->config->upper, p->config->upper);
+	if (err == 0)
+		err = workdir_mark_volatile(o);
+	if (err < 0)
+		return fail(p, err, "cannot mark workdir %s/work as volatile: %s", p->config->work,
+			    strerror(-err));
+	return 0;
+}
+
 static bool root_has_mark(struct ovl *o, unsigned int layer, enum fmt_xattr which, char value)
 {
 	char buf[2];
@@ -525,6 +549,9 @@ static int open_all(struct opening *p)
 		if (err < 0)
 			return err;
 		set_uuid(o);
+		err = begin_volatile(p);
+		if (err < 0)
+			return err;
 	}
 	return make_root(o);
 }
@@ -565,6 +592,7 @@ void ovl_destroy(struct ovl *o)
 	table_destroy(o);
 	if (o->fds.capacity)
 		fdcache_destroy(&o->fds);
+	writeback_end(o->writeback);
 	workdir_close(o);
 	for (unsigned int n = 0; o->layers && n < o->layer_count; n++)
 		layer_close(&o->layers[n]);
