@@ -306,7 +306,7 @@ static int change(struct ovl *o, const struct ovl_caller *caller, ovl_node node,
 	if (err == 0)
 		err = may_change_flags(o, caller, i, protattr);
 	if (err == 0)
-		err = copy_up(o, caller, i, COPY_ALL);
+		err = copy_up(o, caller, i, COPY_META);
 	if (err == 0)
 		err = reach(o, i, &r);
 	if (err == 0) {

@@ -46,11 +46,28 @@ static int sync_dir(struct ovl *o, struct ovl_inode *dir, bool datasync)
 	return fd < 0 ? fd : sync_fd(fd, datasync);
 }
 
+/* There is no data to sync, but the attributes. */
+static int sync_metacopy(struct ovl *o, struct ovl_inode *i, bool datasync)
+{
+	autofd int fd = -1;
+	struct reach r;
+	int err = reach(o, i, &r);
+
+	if (err < 0)
+		return err;
+	fd = open_fd(o, r.at, r.name, O_RDONLY | O_NONBLOCK | O_NOCTTY);
+	reach_done(i, &r);
+	return fd < 0 ? fd : sync_fd(fd, datasync);
+}
+
 static int sync_file(struct ovl *o, struct ovl_inode *i, bool datasync)
 {
 	autoref struct layer_ref *file = NULL;
-	int err = file_ref(o, i, false, &file);
+	int err;
 
+	if (inode_is_metacopy(i))
+		return sync_metacopy(o, i, datasync);
+	err = file_ref(o, i, false, &file);
 	return err < 0 ? err : sync_fd(layer_fd(file), datasync);
 }
 
@@ -59,9 +76,10 @@ static int volatile_fsync(struct ovl *o, struct ovl_inode *i)
 {
 	autoref struct layer_ref *file = NULL;
 
-	if (!writeback_has_witness(o->writeback) && i->type == DT_REG && inode_has(i, INODE_UPPER))
+	if (!writeback_has_witness(o->writeback) && i->type == DT_REG)
 		file_ref(o, i, false, &file);
-	return writeback_status(o->writeback, file ? layer_fd(file) : -1);
+	return writeback_status(o->writeback,
+				file && file->layer->index == 0 ? layer_fd(file) : -1);
 }
 
 int ovl_fsync(struct ovl *o, ovl_node node, bool datasync)
