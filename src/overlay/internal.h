@@ -176,7 +176,7 @@ struct ovl {
 	bool samefs;                  /* every layer has the same st_dev */
 	struct ovl_features features; /* in effect; userxattr is ovl.userxattr */
 	unsigned int name_max;
-	unsigned int dev_bits;
+	unsigned int ino_shift; /* the bit of st_ino that says that it is hashed; see ino.c */
 	dev_t *devs; /* st_dev of the layers, each once; the index is what goes into st_ino */
 	unsigned int dev_count;
 	struct layer_ref *work; /* workdir/work */
@@ -366,6 +366,15 @@ static inline void statx_times(const struct statx *st, struct timespec times[2])
 	times[0] = (struct timespec){ st->stx_atime.tv_sec, st->stx_atime.tv_nsec };
 	times[1] = (struct timespec){ st->stx_mtime.tv_sec, st->stx_mtime.tv_nsec };
 }
+
+/* identity.c */
+/*
+ * Which uuids say of which layer a handle is, and what xino= and uuid= come to with these layers.
+ * After ino_init(), with features settled otherwise.
+ */
+void identity_init(struct ovl *o);
+/* Gives upper its uuid. work is prepared. */
+void identity_set_uuid(struct ovl *o);
 
 /* origin.c */
 /* stx_ino and so on of the lower object that an upper one came from; -ENODATA when unknown. */

@@ -3,7 +3,6 @@
 #include <fcntl.h>
 #include <linux/capability.h>
 #include <sys/file.h>
-#include <sys/random.h>
 #include <sys/resource.h>
 #include <stdarg.h>
 #include <sys/syscall.h>
@@ -398,22 +397,6 @@ static void probe_acl(struct ovl *o)
 	}
 }
 
-/* As uuid=auto of the kernel: a new upper gets one, one that was used without is left alone. */
-static void set_uuid(struct ovl *o)
-{
-	struct layer_ref *root = o->layers[0].root;
-	unsigned char uuid[16];
-
-	if (o->no_xattr || layer_getxattr(root, "", xname(o, FMT_UUID), NULL, 0) != -ENODATA ||
-	    layer_getxattr(root, "", xname(o, FMT_IMPURE), NULL, 0) != -ENODATA)
-		return;
-	if (getrandom(uuid, sizeof(uuid), GRND_NONBLOCK) != sizeof(uuid))
-		return;
-	uuid[6] = (unsigned char)((uuid[6] & 0x0f) | 0x40); /* RFC 9562: version 4, random */
-	uuid[8] = (unsigned char)((uuid[8] & 0x3f) | 0x80);
-	at_setxattr(layer_fd(root), "", xname(o, FMT_UUID), uuid, sizeof(uuid), XATTR_CREATE);
-}
-
 /* -o volatile: upper is given up from here on, whatever becomes of this mount. */
 static int begin_volatile(struct opening *p)
 {
@@ -541,6 +524,7 @@ static int open_all(struct opening *p)
 	if (err < 0)
 		return err;
 	probe_upper_xattrs(p);
+	identity_init(o);
 	probe_acl(o);
 	for (unsigned int n = o->has_upper ? 0 : 1; n < o->layer_count; n++)
 		o->name_max = max(o->name_max, o->layers[n].name_max);
@@ -548,7 +532,7 @@ static int open_all(struct opening *p)
 		err = workdir_prepare(o, p->workdir, p->config->work, p->message, p->size);
 		if (err < 0)
 			return err;
-		set_uuid(o);
+		identity_set_uuid(o);
 		err = begin_volatile(p);
 		if (err < 0)
 			return err;

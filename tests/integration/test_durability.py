@@ -161,6 +161,25 @@ def test_what_syncs(union, change, mode):
     union.close()
 
 
+def chmod_and_write(m):
+    os.chmod(m / "d/f", 0o600)
+    append(m / "d/f", b"+")
+
+
+@pytest.mark.root("metacopy")
+@pytest.mark.plyfs_only("system calls of the server")
+@pytest.mark.parametrize("mode, meta, both", [("auto", 0, 1), ("strict", 2, 3), ("volatile", 0, 0)])
+def test_what_syncs_with_metacopy(new_union, mode, meta, both):
+    for do, wanted in ((chmod_file, meta), (chmod_and_write, both)):
+        union = new_union(do.__name__)
+        fill(union)
+        union.check_work = mode != "volatile"
+        found = trace_of(union, f"fsync={mode},metacopy=on", do)
+        assert len([c for c in found if c in SYNCING.split(",")]) == wanted, found
+        if do is chmod_file:
+            assert union.overlay_xattr(union.upper / "d/f", "metacopy") == b""
+
+
 @pytest.mark.plyfs_only("system calls of the server")
 def test_synchronous_writes_sync_unless_volatile(new_union):
     for mode, least in (("auto", 1), ("volatile", 0)):
