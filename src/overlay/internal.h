@@ -293,7 +293,10 @@ void name_insert_over(struct ovl *o, struct ovl_name *n, struct ovl_inode *i);
 struct ovl_name *name_remove(struct ovl *o, struct ovl_inode *i, struct ovl_inode *parent,
 			     const char *text, size_t len);
 
-/* Hard links: the inode of a real object, with a reference; NULL. */
+/*
+ * The link hash, where hard links find each other, and two directories that are redirected to one
+ * place do. The inode of a real object, with a reference; NULL.
+ */
 struct ovl_inode *link_find(struct ovl *o, dev_t dev, uint64_t ino);
 /*
  * Enters @i under its real object, unless it is in already (NULL) or another live inode is (that
@@ -347,8 +350,8 @@ uint64_t data_blocks(struct data_place *data, uint64_t size);
 /*
  * The xattr that lets a moved object be found in the layers below: the path it has in the union
  * now, or, unless @absolute, its name. To be set before it moves, or gets another name. -EXDEV when
- * that cannot be. @at and @at_name: the upper object. @name: its name in @dir. The locks of both
- * and topology are held.
+ * that cannot be. @at and @at_name: the upper object. @name: its name in @dir. Its lock and
+ * topology are held.
  */
 int redirect_set(struct ovl *o, struct ovl_inode *dir, struct layer_ref *at, const char *at_name,
 		 const char *name, bool absolute);
@@ -408,6 +411,8 @@ struct looked_up {
 	unsigned int flags; /* enum inode_flag */
 	unsigned int lower; /* layer of the topmost lower non-directory */
 	uint64_t ino;       /* of the union */
+	dev_t lower_dev;    /* directories: the topmost lower one */
+	uint64_t lower_ino;
 	unsigned int protattr;
 	struct dirstack *stack;  /* directories; owned */
 	struct data_place *data; /* INODE_METACOPY; owned */
