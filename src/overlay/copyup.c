@@ -67,7 +67,7 @@ struct copyup {
 	off_t size;               /* of the data to be copied */
 	char temp[FMT_TEMP_NAME_MAX];
 	bool has_temp;
-	int fd;           /* of a regular file */
+	int fd;           /* of a regular file, or of a directory that is synced */
 	bool meta;        /* its data stays in lower */
 	bool broken_link; /* a lower hard link that loses its other names */
 	bool has_origin;
@@ -100,6 +100,11 @@ static int make_temp(struct copyup *c)
 	err = make_object(c->o, work_fd(c), c->temp, type | (type == S_IFDIR ? 0700 : 0600),
 			  makedev(c->st.stx_rdev_major, c->st.stx_rdev_minor), target, &c->fd);
 	c->has_temp = err == 0;
+	/* Now, before it gets a mode that may forbid it. */
+	if (err == 0 && type == S_IFDIR && sync_wants_dirs(c->o)) {
+		c->fd = at_open(work_fd(c), c->temp, O_RDONLY | O_DIRECTORY);
+		err = min(c->fd, 0);
+	}
 	return err;
 }
 
@@ -345,8 +350,8 @@ static int run(struct copyup *c)
 	if (err == 0)
 		err = copy_metadata(c);
 	/* What is seen after a crash is the whole file. */
-	if (err == 0 && c->size > 0 && fsync(c->fd) < 0)
-		err = -errno;
+	if (err == 0)
+		err = sync_copied(c->o, c->fd, c->size > 0);
 	if (err == 0)
 		err = c->parent ? publish(c) : publish_orphan(c);
 	return err;
@@ -416,9 +421,7 @@ static int fill(struct copyup *c, struct kept *k)
 		err = copy_data(file, c->fd, c->size, c->caller);
 	if (err == 0)
 		err = put_back(c, k);
-	if (err == 0 && c->size > 0 && fsync(c->fd) < 0)
-		err = -errno;
-	return err;
+	return err < 0 ? err : sync_copied(c->o, c->fd, c->size > 0);
 }
 
 /* The data of a file of which upper has only a metacopy. */

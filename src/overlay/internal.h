@@ -30,6 +30,7 @@
 #include "util/lock.h"
 
 struct ovl_inode;
+struct writeback;
 
 /* A name of an object: a directory entry of the union that somebody looked up. */
 struct ovl_name {
@@ -175,7 +176,7 @@ struct ovl {
 	bool samefs;                  /* every layer has the same st_dev */
 	struct ovl_features features; /* in effect; userxattr is ovl.userxattr */
 	unsigned int name_max;
-	unsigned int dev_bits;
+	unsigned int ino_shift; /* the bit of st_ino that says that it is hashed; see ino.c */
 	dev_t *devs; /* st_dev of the layers, each once; the index is what goes into st_ino */
 	unsigned int dev_count;
 	struct layer_ref *work; /* workdir/work */
@@ -183,6 +184,7 @@ struct ovl {
 	bool has_traps; /* upper or work lies inside a lower layer */
 	int upper_lock; /* fds that hold flock(2) */
 	int work_lock;
+	struct writeback *writeback; /* of a volatile mount, else NULL */
 	void (*attr_changed)(void *ctx, ovl_node node, bool listing);
 	void *ctx;
 
@@ -368,6 +370,15 @@ static inline void statx_times(const struct statx *st, struct timespec times[2])
 	times[1] = (struct timespec){ st->stx_mtime.tv_sec, st->stx_mtime.tv_nsec };
 }
 
+/* identity.c */
+/*
+ * Which uuids say of which layer a handle is, and what xino= and uuid= come to with these layers.
+ * After ino_init(), with features settled otherwise.
+ */
+void identity_init(struct ovl *o);
+/* Gives upper its uuid. work is prepared. */
+void identity_set_uuid(struct ovl *o);
+
 /* origin.c */
 /* stx_ino and so on of the lower object that an upper one came from; -ENODATA when unknown. */
 int origin_stat(struct ovl *o, struct layer_ref *at, const char *name, struct statx *st);
@@ -476,10 +487,26 @@ int copy_data(struct layer_ref *from, int to, off_t size, const struct ovl_calle
 int copy_xattrs(struct ovl *o, struct layer_ref *from, const char *from_name, int to,
 		const char *to_name);
 
+/* sync.c: what -o fsync= asks for. */
+/* Whether a directory that is copied up is synced; then sync_copied() wants it opened. */
+bool sync_wants_dirs(const struct ovl *o);
+/*
+ * Before a copied-up object is shown: syncs its data if it has some, and with fsync=strict whatever
+ * @fd is. -1: nothing that could be synced.
+ */
+int sync_copied(struct ovl *o, int fd, bool has_data);
+/* How writing to a file of upper ended: a volatile mount remembers when something was lost. */
+void sync_note(struct ovl *o, ssize_t result);
+
 /* workdir.c */
 /* Sweeps and opens workdir/work. */
 int workdir_prepare(struct ovl *o, struct layer_ref *workdir, const char *path, char *message,
 		    size_t size);
+/*
+ * Leaves the mark of a volatile mount in work, for which every later mount, the kernel's too,
+ * refuses it.
+ */
+int workdir_mark_volatile(struct ovl *o);
 void workdir_close(struct ovl *o);
 void temp_name(struct ovl *o, char out[FMT_TEMP_NAME_MAX]);
 /* Removes a file, or a directory with whatever is in it. @depth: how many levels at most. */
