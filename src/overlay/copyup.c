@@ -335,6 +335,12 @@ static int run(struct copyup *c)
 		err = -ESTALE;
 	if (err < 0)
 		return err == -ENOENT ? -ESTALE : err;
+	/* As the kernel: nothing is copied up of what has no data anywhere. */
+	if (inode_is_metacopy(c->inode)) {
+		err = data_find(c->o, c->inode->data);
+		if (err < 0)
+			return err;
+	}
 	c->broken_link = !c->inode->dir && c->st.stx_nlink > 1;
 	c->meta = copies_meta_only(c);
 	if (S_ISREG(c->st.stx_mode) && !c->meta)

@@ -345,6 +345,8 @@ struct data_place *data_place_new(unsigned int layer, const char *path, uint64_t
  * Opens the data of a file whose topmost object is a metacopy. -ENOENT: no data-only layer has it.
  */
 int data_open(struct ovl *o, struct data_place *data, struct layer_ref **out);
+/* Finds out in which data-only layer it is. -ENOENT. */
+int data_find(struct ovl *o, struct data_place *data);
 /* st_blocks of such a file. @size: its st_size. */
 uint64_t data_blocks(struct data_place *data, uint64_t size);
 /*

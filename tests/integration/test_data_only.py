@@ -41,29 +41,26 @@ class Tree:
 
     def mount(self, options="", upper=True, impl=None):
         u = self.union
-        words = [":".join(map(str, u.lowers)) + "".join(f"::{d}" for d in self.data)]
-        options = ",".join(filter(None, ["userxattr" * (self.prefix[0] == "u"), options]))
+        lowerdir = ":".join(map(str, u.lowers)) + "".join(f"::{d}" for d in self.data)
+        words = [f"lowerdir={lowerdir}"]
+        if upper:
+            words += [f"upperdir={u.upper}", f"workdir={u.work}"]
+        if self.prefix.startswith("user"):
+            words.append("userxattr")
+        if options:
+            words.append(options)
         if impl == "kernel":
-            mounted = lib.mount_kernel(words, u.upper if upper else None, u.work, u.point, options)
+            lib.sys_mount("overlay", u.point, "overlay", 0, ",".join(words))
+            mounted = lib.Mount(u.point, "kernel")
         else:
-            mounted = mount_plyfs_raw(u, words[0], upper, options)
+            before = set(lib.children())
+            done = lib.run_plyfs("mount", "-o", ",".join(words), str(u.point))
+            assert done.returncode == 0, done.stderr
+            mounted = lib.Mount(u.point, "plyfs")
+            mounted.daemon = lib.adopt_daemon(before)
         u.mounts.append(mounted)
         u.mounted = mounted
         return u.point
-
-
-def mount_plyfs_raw(u, lowerdir, upper, options):
-    words = [f"lowerdir={lowerdir}"]
-    if upper:
-        words += [f"upperdir={u.upper}", f"workdir={u.work}"]
-    if options:
-        words.append(options)
-    before = set(lib.children())
-    done = lib.run_plyfs("mount", "-o", ",".join(words), str(u.point))
-    assert done.returncode == 0, done.stderr
-    mounted = lib.Mount(u.point, "plyfs")
-    mounted.daemon = lib.adopt_daemon(before)
-    return mounted
 
 
 PREFIXES = ["trusted.overlay.", "user.overlay."]
