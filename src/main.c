@@ -21,9 +21,9 @@ static const struct verb {
 	const char *name;
 	int (*run)(int argc, char **argv);
 } verbs[] = {
-	{ "mount", verb_mount },    { "help", cli_help },         { "--help", cli_help },
-	{ "-h", cli_help },         { "--version", cli_version }, { "-V", cli_version },
-	{ "version", cli_version },
+	{ "mount", verb_mount }, { "status", cli_status },   { "help", cli_help },
+	{ "--help", cli_help },  { "-h", cli_help },         { "--version", cli_version },
+	{ "-V", cli_version },   { "version", cli_version },
 };
 
 static const struct verb *find_verb(const char *name)

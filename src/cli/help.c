@@ -12,6 +12,8 @@ const char cli_help_text[] =
 	"\n"
 	"Usage:\n"
 	"  plyfs mount [-f] [-d] -o OPTIONS [SOURCE] MOUNTPOINT   unite layers in one tree\n"
+	"  plyfs status [-o] MOUNTPOINT                           its layers and options in "
+	"effect\n"
 	"  plyfs help [VERB]                                      this text, or a verb's\n"
 	"  plyfs --version\n"
 	"\n"
@@ -77,6 +79,18 @@ const char cli_helper_help_text[] =
 	"\n" OPTIONS_TEXT "\n"
 	"Exit status: 0 mounted, 1 called wrongly, 2 system error, 32 the mount failed.\n";
 
+const char cli_status_help_text[] =
+	"Usage: plyfs status [-o] MOUNTPOINT\n"
+	"\n"
+	"Says what the mount is made of and which options are in effect, one key=value a line.\n"
+	"\n"
+	"  -o, --options   in one line, as -o takes them, without what is the default\n"
+	"  -h, --help      this text\n"
+	"\n"
+	"Values are escaped as in /proc/self/mountinfo: space, tab, newline and \\ are \\ooo.\n"
+	"Only root and the user who mounted are answered.\n"
+	"Exit status: 0 done, 1 called wrongly, 2 system error, 32 no answer.\n";
+
 int cli_print(const char *text)
 {
 	if (fputs(text, stdout) == EOF || fflush(stdout) == EOF) {
@@ -97,6 +111,8 @@ int cli_help(int argc, char **argv)
 		return cli_print(cli_help_text);
 	if (!strcmp(argv[1], "mount"))
 		return cli_print(cli_mount_help_text);
+	if (!strcmp(argv[1], "status"))
+		return cli_print(cli_status_help_text);
 	log_error("no help for '%s': see plyfs help", argv[1]);
 	return EXIT_USAGE;
 }
