@@ -501,6 +501,8 @@ static int link_inode(struct ovl *o, const struct ovl_caller *caller, struct ovl
 	err = protattr_check(i, false);
 	if (err == 0 && inode_has(i, INODE_ORIGIN))
 		err = mark_impure(o, parent, dir);
+	if (err == 0 && inode_is_metacopy(i) && i->names) /* whatever name leads to the data */
+		err = redirect_set(o, i->names->parent, r.at, r.name, i->names->text, true);
 	if (err == 0)
 		err = link_real(o, &r, dir, name);
 	if (err == 0) {
@@ -540,7 +542,7 @@ int ovl_link(struct ovl *o, const struct ovl_caller *caller, ovl_node node, ovl_
 	if (err == 0) /* before anything is copied up for nothing */
 		err = protattr_check(i, false);
 	if (err == 0)
-		err = copy_up(o, caller, i, COPY_ALL);
+		err = copy_up(o, caller, i, COPY_META);
 	if (err == 0)
 		err = upper_parent(o, caller, p, &dir);
 	if (err == 0)

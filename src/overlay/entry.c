@@ -34,6 +34,8 @@ static struct ovl_inode *inode_from(struct ovl *o, struct looked_up *l)
 	if (!i)
 		return NULL;
 	l->stack = NULL;
+	i->data = l->data;
+	l->data = NULL;
 	i->flags = l->flags;
 	i->lower = (uint16_t)l->lower;
 	i->ino = l->ino;

@@ -47,10 +47,23 @@ struct real_dir {
 	struct layer_ref *ref; /* slot of the fd cache */
 	/*
 	 * Path below the layer's root where a redirect leads; NULL: the directory of the same layer
-	 * in the parent, and there our name. Constant.
+	 * in the parent, and there our name. Guarded by topology: a merged directory that is moved
+	 * gets the path it had.
 	 */
 	char *path;
 	uint16_t layer; /* constant */
+};
+
+/*
+ * Where the data of a file is whose topmost object is a metacopy: a lower file, found by its path
+ * below the layer's root. Made once in the life of an inode, and owned by it.
+ */
+struct data_place {
+	/* 0: one of the data-only layers, to be found at the first use */
+	_Atomic uint16_t layer;
+	_Atomic uint64_t blocks; /* st_blocks */
+	bool linked; /* the topmost lower object is a hard link: other names must lead here too */
+	char path[];
 };
 
 /* The real directories of a directory. The array is fixed when the inode is made. */
@@ -71,6 +84,7 @@ enum inode_flag {
 	INODE_XWHITE = 1 << 7,    /* a lower directory may hold xattr whiteouts */
 	INODE_LISTED = 1 << 8,    /* an open directory's listing goes into the kernel's cache */
 	INODE_NO_DEFACL = 1 << 9, /* upper directory is known to have no default ACL */
+	INODE_METACOPY = 1 << 10, /* the topmost object has no data: data is set; cleared once */
 };
 
 struct ovl_inode {
@@ -92,7 +106,8 @@ struct ovl_inode {
 	 * Guarded by the lock, of directories also by topology. A reference is held.
 	 */
 	struct layer_ref *self;
-	struct layer_ref *file; /* opened contents; slot of the fd cache */
+	struct layer_ref *file;  /* opened contents; slot of the fd cache */
+	struct data_place *data; /* set before INODE_METACOPY is, and then constant */
 
 	/* Link hash (table.c): where hard links find each other. */
 	struct ovl_inode *link_next; /* guarded by the link shard */
@@ -215,6 +230,12 @@ static inline bool inode_is_dir(const struct ovl_inode *i)
 	return i->dir != NULL;
 }
 
+/* Whether the data is in a lower layer although the topmost object is not. */
+static inline bool inode_is_metacopy(const struct ovl_inode *i)
+{
+	return inode_has(i, INODE_METACOPY);
+}
+
 /* How many lower directories show through: none any more once upper is opaque. */
 static inline unsigned int inode_lowers(const struct ovl_inode *dir)
 {
@@ -305,9 +326,30 @@ int open_fd(struct ovl *o, struct layer_ref *at, const char *name, int flags);
 /* As layer_open(), but makes room when there are no more fds. */
 int open_ref(struct ovl *o, struct layer_ref *at, const char *path, enum layer_open how,
 	     struct layer_ref **out);
+/* Opens a path of any length. @base is consumed. */
+int open_path(struct ovl *o, struct layer_ref *base, const char *path, enum layer_open how,
+	      struct layer_ref **out);
 /* @i's contents, of upper if it is there. @write: -EROFS unless copied up. No lock is held. */
 int file_ref(struct ovl *o, struct ovl_inode *i, bool write, struct layer_ref **out);
 struct real_dir *stack_find(struct ovl_inode *dir, unsigned int layer);
+
+/* metacopy.c: files whose data is elsewhere than their topmost object. */
+/* @layer 0: not known yet. NULL: no memory. */
+struct data_place *data_place_new(unsigned int layer, const char *path, uint64_t blocks);
+/*
+ * Opens the data of a file whose topmost object is a metacopy. -ENOENT: no data-only layer has it.
+ */
+int data_open(struct ovl *o, struct data_place *data, struct layer_ref **out);
+/* st_blocks of such a file. @size: its st_size. */
+uint64_t data_blocks(struct data_place *data, uint64_t size);
+/*
+ * The xattr that lets a moved object be found in the layers below: the path it has in the union
+ * now, or, unless @absolute, its name. To be set before it moves, or gets another name. -EXDEV when
+ * that cannot be. @at and @at_name: the upper object. @name: its name in @dir. The locks of both
+ * and topology are held.
+ */
+int redirect_set(struct ovl *o, struct ovl_inode *dir, struct layer_ref *at, const char *at_name,
+		 const char *name, bool absolute);
 
 /* ino.c: one number space over all layers. */
 int ino_init(struct ovl *o);
@@ -356,12 +398,19 @@ struct looked_up {
 	unsigned int lower; /* layer of the topmost lower non-directory */
 	uint64_t ino;       /* of the union */
 	unsigned int protattr;
-	struct dirstack *stack; /* directories; owned */
+	struct dirstack *stack;  /* directories; owned */
+	struct data_place *data; /* INODE_METACOPY; owned */
 };
 
 /* Looks @name up in the layers of @dir. -ENOENT. Touches no inode. */
 int lookup_real(struct ovl *o, struct ovl_inode *dir, const char *name, struct looked_up *out);
 void looked_up_free(struct looked_up *l);
+/*
+ * The path of @name in @dir from the root of a layer that @dir is in; owned by the caller.
+ * @topology_held: the caller has ovl.topology.
+ */
+int layer_path(struct ovl *o, struct ovl_inode *dir, unsigned int layer, const char *name,
+	       bool topology_held, char **out);
 /* Whether some lower layer of @dir shows @name: a whiteout is needed to hide it. */
 bool lower_has(struct ovl *o, struct ovl_inode *dir, const char *name, bool topology_held);
 /* Whether an object that is no directory is a whiteout. @st is its own. */
@@ -404,7 +453,8 @@ bool caller_has(const struct ovl_caller *caller, unsigned int capability);
 bool caller_in_group(const struct ovl_caller *caller, gid_t gid);
 
 /* copyup.c */
-#define COPY_ALL ((off_t)-1)
+#define COPY_ALL  ((off_t)-1)
+#define COPY_META ((off_t)-2) /* data may stay where it is, with metacopy=on */
 /*
  * Makes sure that @i and all its parents are in upper. At most @limit bytes of data are copied, for
  * the one who truncates. -EROFS without upper. No lock is held; returns with none.

@@ -248,6 +248,20 @@ static int sync_dir(struct ovl *o, struct ovl_inode *dir, bool datasync)
 	return fd < 0 ? fd : sync_fd(fd, datasync);
 }
 
+/* There is no data to sync, but the attributes. */
+static int sync_metacopy(struct ovl *o, struct ovl_inode *i, bool datasync)
+{
+	autofd int fd = -1;
+	struct reach r;
+	int err = reach(o, i, &r);
+
+	if (err < 0)
+		return err;
+	fd = open_fd(o, r.at, r.name, O_RDONLY | O_NONBLOCK | O_NOCTTY);
+	reach_done(i, &r);
+	return fd < 0 ? fd : sync_fd(fd, datasync);
+}
+
 int ovl_fsync(struct ovl *o, ovl_node node, bool datasync)
 {
 	struct ovl_inode *i = inode_get(o, node);
@@ -259,6 +273,8 @@ int ovl_fsync(struct ovl *o, ovl_node node, bool datasync)
 	if (inode_has(i, INODE_UPPER)) {
 		if (i->dir) {
 			err = sync_dir(o, i, datasync);
+		} else if (inode_is_metacopy(i)) {
+			err = sync_metacopy(o, i, datasync);
 		} else {
 			err = file_ref(o, i, false, &file);
 			if (err == 0)
@@ -352,7 +368,7 @@ static int change(struct ovl *o, const struct ovl_caller *caller, ovl_node node,
 	if (err == 0)
 		err = may_change_flags(o, caller, i, protattr);
 	if (err == 0)
-		err = copy_up(o, caller, i, COPY_ALL);
+		err = copy_up(o, caller, i, COPY_META);
 	if (err == 0)
 		err = reach(o, i, &r);
 	if (err == 0) {
