@@ -9,7 +9,7 @@
 #include <sys/syscall.h>
 #include <sys/xattr.h>
 
-#include "overlay/internal.h"
+#include "overlay/index.h"
 #include "util/at.h"
 #include "util/log.h"
 
@@ -517,11 +517,16 @@ static int open_all(struct opening *p)
 	if (err < 0)
 		return err;
 	probe_upper_xattrs(p);
+	index_check_layers(o);
 	probe_acl(o);
 	for (unsigned int n = o->has_upper ? 0 : 1; n < o->layer_count; n++)
 		o->name_max = max(o->name_max, o->layers[n].name_max);
 	if (o->has_upper) {
 		err = workdir_prepare(o, p->workdir, p->config->work, p->message, p->size);
+		if (err < 0)
+			return err;
+		if (o->features.index)
+			err = index_open(o, p->workdir, p->config->work, p->message, p->size);
 		if (err < 0)
 			return err;
 		set_uuid(o);
