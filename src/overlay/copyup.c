@@ -69,7 +69,7 @@ struct copyup {
 	off_t size;               /* of the data to be copied */
 	char temp[FMT_TEMP_NAME_MAX];
 	bool has_temp;
-	int fd;           /* of a regular file */
+	int fd;           /* of a regular file, or of a directory that is synced */
 	bool meta;        /* its data stays in lower */
 	bool broken_link; /* a lower hard link that loses its other names */
 	bool has_origin;
@@ -102,6 +102,11 @@ static int make_temp(struct copyup *c)
 	err = make_object(c->o, work_fd(c), c->temp, type | (type == S_IFDIR ? 0700 : 0600),
 			  makedev(c->st.stx_rdev_major, c->st.stx_rdev_minor), target, &c->fd);
 	c->has_temp = err == 0;
+	/* Now, before it gets a mode that may forbid it. */
+	if (err == 0 && type == S_IFDIR && sync_wants_dirs(c->o)) {
+		c->fd = at_open(work_fd(c), c->temp, O_RDONLY | O_DIRECTORY);
+		err = min(c->fd, 0);
+	}
 	return err;
 }
 
@@ -378,6 +383,12 @@ static int run(struct copyup *c)
 		err = -ESTALE;
 	if (err < 0)
 		return err == -ENOENT ? -ESTALE : err;
+	/* As the kernel: nothing is copied up of what has no data anywhere. */
+	if (inode_is_metacopy(c->inode)) {
+		err = data_find(c->o, c->inode->data);
+		if (err < 0)
+			return err;
+	}
 	if (inode_has(c->inode, INODE_TO_INDEX) && c->parent) {
 		err = index_entry_new(c->from, c->from_name, c->st.stx_nlink, &c->entry);
 		if (err < 0)
@@ -398,8 +409,8 @@ static int run(struct copyup *c)
 	if (err == 0)
 		err = copy_metadata(c);
 	/* What is seen after a crash is the whole file. */
-	if (err == 0 && c->size > 0 && fsync(c->fd) < 0)
-		err = -errno;
+	if (err == 0)
+		err = sync_copied(c->o, c->fd, c->size > 0);
 	if (err == 0)
 		err = publish(c);
 	return err;
@@ -469,9 +480,7 @@ static int fill(struct copyup *c, struct kept *k)
 		err = copy_data(file, c->fd, c->size, c->caller);
 	if (err == 0)
 		err = put_back(c, k);
-	if (err == 0 && c->size > 0 && fsync(c->fd) < 0)
-		err = -errno;
-	return err;
+	return err < 0 ? err : sync_copied(c->o, c->fd, c->size > 0);
 }
 
 /* The data of a file of which upper has only a metacopy. */

@@ -501,8 +501,6 @@ static int link_inode(struct ovl *o, const struct ovl_caller *caller, struct ovl
 	err = protattr_check(i, false);
 	if (err == 0 && inode_has(i, INODE_ORIGIN))
 		err = mark_impure(o, parent, dir);
-	if (err == 0 && inode_is_metacopy(i) && i->names) /* whatever name leads to the data */
-		err = redirect_set(o, i->names->parent, r.at, r.name, i->names->text, true);
 	if (err == 0)
 		err = index_nlink_start(o, i);
 	if (err == 0)
@@ -526,6 +524,27 @@ static int link_inode(struct ovl *o, const struct ovl_caller *caller, struct ovl
 	return err;
 }
 
+/* Whatever name a metacopy gets, it has to lead to the data. */
+static int redirect_for_link(struct ovl *o, struct ovl_inode *i)
+{
+	autoref struct layer_ref *at = NULL;
+	int err = 0;
+
+	if (!inode_is_metacopy(i))
+		return 0;
+	pthread_rwlock_rdlock(&o->topology);
+	lock_take(&i->lock);
+	if (inode_is_metacopy(i) && i->names) {
+		err = dir_ref(o, i->names->parent, 0, true, &at);
+		if (err == 0)
+			err = redirect_set(o, i->names->parent, at, i->names->text, i->names->text,
+					   true);
+	}
+	lock_drop(&i->lock);
+	pthread_rwlock_unlock(&o->topology);
+	return err;
+}
+
 int ovl_link(struct ovl *o, const struct ovl_caller *caller, ovl_node node, ovl_node parent,
 	     const char *name, struct ovl_entry *out)
 {
@@ -546,6 +565,8 @@ int ovl_link(struct ovl *o, const struct ovl_caller *caller, ovl_node node, ovl_
 		err = protattr_check(i, false);
 	if (err == 0)
 		err = copy_up(o, caller, i, COPY_META);
+	if (err == 0)
+		err = redirect_for_link(o, i);
 	if (err == 0)
 		err = upper_parent(o, caller, p, &dir);
 	if (err == 0)

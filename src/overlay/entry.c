@@ -4,6 +4,10 @@
  * come to the same one.
  */
 #include "overlay/index.h"
+#include "util/log.h"
+
+/* BTRFS_EMPTY_SUBVOL_DIR_OBJECTID: all that stand for a subvolume that is not in a snapshot. */
+#define BTRFS_STUB_INO 2
 
 /* Whether hard links of an object share one inode: not those of lower files that will be broken. */
 static bool shares_links(const struct ovl *o, const struct looked_up *l)
@@ -58,6 +62,31 @@ static struct ovl_inode *inode_from(struct ovl *o, struct looked_up *l)
 	return i;
 }
 
+/*
+ * Redirects made by hand, or copied with a directory, may show one lower directory at two places,
+ * with one number, and a loop if one is inside the other. As the kernel does: the one that is in
+ * use already is the directory, the other is stale.
+ */
+static int check_single_place(struct ovl *o, struct ovl_inode *parent, const char *name,
+			      struct ovl_inode *i, const struct looked_up *l)
+{
+	dev_t dev = l->lower_dev ^ (dev_t)i->dir->lower[0].layer << 48;
+	struct ovl_inode *other;
+
+	if (l->lower_ino == BTRFS_STUB_INO)
+		return 0;
+	other = link_insert(o, i, dev, l->lower_ino);
+	if (!other)
+		return 0;
+	inode_put(o, other);
+	log_warning("'%s' is the same lower directory as another that is in use: redirected twice?",
+		    name);
+	lock_take(&i->lock);
+	name_free(o, name_remove(o, i, parent, name, strlen(name)));
+	lock_drop(&i->lock);
+	return -ESTALE;
+}
+
 int lookup_instantiate(struct ovl *o, struct ovl_inode *parent, const char *name,
 		       struct looked_up *l, struct ovl_inode **out)
 {
@@ -100,6 +129,13 @@ int lookup_instantiate(struct ovl *o, struct ovl_inode *parent, const char *name
 	if (other) { /* somebody else looked the same name up meanwhile */
 		inode_put(o, i);
 		i = other;
+	} else if (i->dir && l->lower_ino) {
+		int err = check_single_place(o, parent, name, i, l);
+
+		if (err < 0) {
+			inode_put(o, i);
+			return err;
+		}
 	}
 	*out = i;
 	return 0;

@@ -100,7 +100,7 @@ static int origin_id(struct ovl *o, struct layer_ref *upper, const char *name, m
 		return -ENODATA;
 	if ((id->st.stx_mode ^ mode) & S_IFMT) {
 		log_warning("'%s' has the origin of another type of file", name);
-		return -EIO;
+		return -ENODATA;
 	}
 	id->size = (size_t)size;
 	return 0;
@@ -223,10 +223,8 @@ int index_lookup(struct ovl *o, struct layer_ref *upper, const char *name,
 	if (!o->index || (is_dir && !o->features.nfs_export))
 		return 0;
 	if (upper && !is_dir) {
-		own.size = 0;
-		err = origin_id(o, upper, name, out->st.stx_mode, &own);
-		if (err < 0 && err != -ENODATA)
-			return err;
+		if (origin_id(o, upper, name, out->st.stx_mode, &own) < 0)
+			own.size = 0;
 		lower = &own;
 	}
 	if (lower->size) {
@@ -274,6 +272,8 @@ static int store_nlink(struct ovl *o, struct ovl_inode *i, enum fmt_nlink_base b
 		if (err < 0)
 			return err == -ENOENT ? -ESTALE : err;
 		real = st.stx_nlink;
+	} else if (origin_stat(o, o->index, entry->name, &st) == 0) {
+		real = st.stx_nlink; /* somebody may have made links in lower meanwhile */
 	}
 	return mark_set(o, o->index, entry->name, FMT_NLINK, value,
 			fmt_nlink_encode(base, (int)(entry->nlink - real), value));
@@ -483,8 +483,8 @@ void index_nlink_added(struct ovl_inode *i)
 		i->index->nlink++;
 }
 
-/* The union has no name of a file any more: it leaves the index. */
-static void drop_entry(struct ovl *o, struct ovl_inode *i)
+/* The union has no name of it any more: it leaves the index. False: it has after all. */
+static bool drop_entry(struct ovl *o, struct ovl_inode *i)
 {
 	struct index_entry *entry = i->index;
 	struct statx st;
@@ -499,7 +499,7 @@ static void drop_entry(struct ovl *o, struct ovl_inode *i)
 		if (err == 0 && st.stx_nlink > 1) {
 			entry->nlink = st.stx_nlink - 1;
 			store_nlink(o, i, FMT_NLINK_UPPER);
-			return;
+			return false;
 		}
 	}
 	if (err == 0)
@@ -507,18 +507,19 @@ static void drop_entry(struct ovl *o, struct ovl_inode *i)
 	if (err < 0 && err != -ENOENT)
 		log_warning("index entry %s cannot be removed: %s", entry->name, strerror(-err));
 	inode_clear(i, INODE_INDEXED | INODE_ALIASES);
+	return true;
 }
 
-void index_nlink_removed(struct ovl *o, struct ovl_inode *i)
+bool index_nlink_removed(struct ovl *o, struct ovl_inode *i)
 {
 	if (!inode_has(i, INODE_INDEXED))
-		return;
+		return true;
 	if (!i->dir) {
 		/* Never less than the names that are known: lower layers may have been changed. */
-		if (i->index->nlink > (i->names ? 1 : 0))
-			i->index->nlink--;
-		if (i->index->nlink > 0)
-			return;
+		if (i->names && i->index->nlink <= 1)
+			return false;
+		if (i->index->nlink && --i->index->nlink)
+			return true;
 	}
-	drop_entry(o, i);
+	return drop_entry(o, i);
 }

@@ -103,5 +103,8 @@ int index_prepare_removal(struct ovl *o, const struct ovl_caller *caller, struct
 int index_nlink_start(struct ovl *o, struct ovl_inode *i);
 /* It has come. @i->lock is held. */
 void index_nlink_added(struct ovl_inode *i);
-/* It is gone, and from @i->names as well; with the last one goes the entry. @i->lock is held. */
-void index_nlink_removed(struct ovl *o, struct ovl_inode *i);
+/*
+ * It is gone, and from @i->names as well; with the last one goes the entry. @i->lock is held.
+ * False: there are more links than were counted, so that who caches the count has a wrong one now.
+ */
+bool index_nlink_removed(struct ovl *o, struct ovl_inode *i);

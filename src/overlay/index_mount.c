@@ -5,43 +5,13 @@
  */
 #include <dirent.h>
 #include <fcntl.h>
-#include <sys/vfs.h>
 
 #include "overlay/index.h"
 #include "util/at.h"
 #include "util/log.h"
 
-/* linux/magic.h */
-#define BTRFS_MAGIC 0x9123683E
-
 /* What a crash leaves in the index under a temporary name. */
 #define TEMP_DEPTH 2
-
-/* One filesystem, although each subvolume has an st_dev of its own. */
-static bool is_btrfs(const struct layer *layer)
-{
-	struct statfs st;
-	int fd = layer->root->fd;
-
-	return fd >= 0 && fstatfs(fd, &st) == 0 && st.f_type == BTRFS_MAGIC;
-}
-
-/* Two lower filesystems with one uuid: a handle does not say of which it is. */
-static bool ambiguous_uuids(const struct ovl *o)
-{
-	for (unsigned int n = 2; n < o->layer_count; n++) {
-		const struct layer *a = &o->layers[n];
-
-		for (unsigned int m = 1; m < n; m++) {
-			const struct layer *b = &o->layers[m];
-
-			if (a->dev != b->dev && !memcmp(a->uuid, b->uuid, sizeof(a->uuid)) &&
-			    !(is_btrfs(a) && is_btrfs(b)))
-				return true;
-		}
-	}
-	return false;
-}
 
 static const char *why_no_index(const struct ovl *o)
 {
@@ -52,7 +22,10 @@ static const char *why_no_index(const struct ovl *o)
 	for (unsigned int n = 1; n < o->layer_count; n++)
 		if (!o->layers[n].can_decode)
 			return "a lower layer has no file handles that we may open";
-	return ambiguous_uuids(o) ? "two lower filesystems have the same uuid" : NULL;
+	for (unsigned int n = 1; n < o->layer_count; n++)
+		if (o->layers[n].ambiguous_uuid)
+			return "two lower filesystems have the same uuid";
+	return NULL;
 }
 
 void index_check_layers(struct ovl *o)
@@ -164,10 +137,9 @@ static int check_unlinked(struct ovl *o, const char *name, const struct statx *s
 {
 	struct statx lower;
 
-	if (origin_stat(o, o->index, name, &lower) < 0)
+	if (origin_stat(o, o->index, name, &lower) < 0 ||
+	    ((lower.stx_mode ^ st->stx_mode) & S_IFMT))
 		return -ESTALE;
-	if ((lower.stx_mode ^ st->stx_mode) & S_IFMT)
-		return -EIO;
 	return index_read_nlink(o, name, lower.stx_nlink, 0) ? 0 : -ENOENT;
 }
 
@@ -196,23 +168,30 @@ static int check_entry(struct ovl *o, const char *name, const struct statx *st)
 	return check_origin(o, upper, "", fh, (size_t)size);
 }
 
+/* What cannot be removed does no harm, as for the kernel. */
+static void sweep_entry(const char *name, int err)
+{
+	if (err < 0)
+		log_warning("index entry %s cannot be removed: %s", name, strerror(-err));
+}
+
 static int mend_entry(struct ovl *o, const char *name)
 {
 	struct statx st;
 	int err = layer_stat(o->index, name, &st);
+	bool is_dir;
 
 	if (err < 0)
 		return err == -ENOENT ? 0 : err;
+	is_dir = S_ISDIR(st.stx_mode);
 	err = check_entry(o, name, &st);
-	if (err == -ESTALE) {
-		log_warning("index entry %s is stale: removed", name);
-		return at_unlink(layer_fd(o->index), name, S_ISDIR(st.stx_mode) ? AT_REMOVEDIR : 0);
-	}
-	if (err == -ENOENT) {
-		log_info("index entry %s has no object any more: removed", name);
-		return index_remove(o, name, S_ISDIR(st.stx_mode));
-	}
-	return err;
+	if (err == -ENOENT && o->features.nfs_export)
+		return index_remove(o, name, is_dir);
+	if (err != -ENOENT && err != -ESTALE)
+		return err;
+	log_info("index entry %s stands for nothing any more", name);
+	sweep_entry(name, at_unlink(layer_fd(o->index), name, is_dir ? AT_REMOVEDIR : 0));
+	return 0;
 }
 
 struct names {
@@ -256,11 +235,10 @@ static int mend_all(struct ovl *o, const struct names *names, const char **faile
 {
 	int err = 0;
 
-	for (size_t n = 0; n < names->count && err == 0; n++) {
-		*failed = names->list[n];
-		if (is_temp(*failed))
-			err = remove_tree(layer_fd(o->index), *failed, TEMP_DEPTH);
-	}
+	for (size_t n = 0; n < names->count; n++)
+		if (is_temp(names->list[n]))
+			sweep_entry(names->list[n],
+				    remove_tree(layer_fd(o->index), names->list[n], TEMP_DEPTH));
 	for (size_t n = 0; n < names->count && err == 0; n++) {
 		*failed = names->list[n];
 		if (!is_temp(*failed))

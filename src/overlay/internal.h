@@ -30,6 +30,7 @@
 #include "util/lock.h"
 
 struct ovl_inode;
+struct writeback;
 
 /* A name of an object: a directory entry of the union that somebody looked up. */
 struct ovl_name {
@@ -184,7 +185,7 @@ struct ovl {
 	bool samefs;                  /* every layer has the same st_dev */
 	struct ovl_features features; /* in effect; userxattr is ovl.userxattr */
 	unsigned int name_max;
-	unsigned int dev_bits;
+	unsigned int ino_shift; /* the bit of st_ino that says that it is hashed; see ino.c */
 	dev_t *devs; /* st_dev of the layers, each once; the index is what goes into st_ino */
 	unsigned int dev_count;
 	struct layer_ref *work;  /* where temporary files are: workdir/work, with an index that */
@@ -193,6 +194,7 @@ struct ovl {
 	bool has_traps; /* upper or work lies inside a lower layer */
 	int upper_lock; /* fds that hold flock(2) */
 	int work_lock;
+	struct writeback *writeback; /* of a volatile mount, else NULL */
 	void (*attr_changed)(void *ctx, ovl_node node, bool listing);
 	void *ctx;
 
@@ -301,7 +303,10 @@ void name_insert_over(struct ovl *o, struct ovl_name *n, struct ovl_inode *i);
 struct ovl_name *name_remove(struct ovl *o, struct ovl_inode *i, struct ovl_inode *parent,
 			     const char *text, size_t len);
 
-/* Hard links: the inode of a real object, with a reference; NULL. */
+/*
+ * The link hash, where hard links find each other, and two directories that are redirected to one
+ * place do. The inode of a real object, with a reference; NULL.
+ */
 struct ovl_inode *link_find(struct ovl *o, dev_t dev, uint64_t ino);
 /*
  * Enters @i under its real object, unless it is in already (NULL) or another live inode is (that
@@ -350,13 +355,15 @@ struct data_place *data_place_new(unsigned int layer, const char *path, uint64_t
  * Opens the data of a file whose topmost object is a metacopy. -ENOENT: no data-only layer has it.
  */
 int data_open(struct ovl *o, struct data_place *data, struct layer_ref **out);
+/* Finds out in which data-only layer it is. -ENOENT. */
+int data_find(struct ovl *o, struct data_place *data);
 /* st_blocks of such a file. @size: its st_size. */
 uint64_t data_blocks(struct data_place *data, uint64_t size);
 /*
  * The xattr that lets a moved object be found in the layers below: the path it has in the union
  * now, or, unless @absolute, its name. To be set before it moves, or gets another name. -EXDEV when
- * that cannot be. @at and @at_name: the upper object. @name: its name in @dir. The locks of both
- * and topology are held.
+ * that cannot be. @at and @at_name: the upper object. @name: its name in @dir. Its lock and
+ * topology are held.
  */
 int redirect_set(struct ovl *o, struct ovl_inode *dir, struct layer_ref *at, const char *at_name,
 		 const char *name, bool absolute);
@@ -374,6 +381,15 @@ static inline void statx_times(const struct statx *st, struct timespec times[2])
 	times[0] = (struct timespec){ st->stx_atime.tv_sec, st->stx_atime.tv_nsec };
 	times[1] = (struct timespec){ st->stx_mtime.tv_sec, st->stx_mtime.tv_nsec };
 }
+
+/* identity.c */
+/*
+ * Which uuids say of which layer a handle is, and what xino= and uuid= come to with these layers.
+ * After ino_init(), with features settled otherwise.
+ */
+void identity_init(struct ovl *o);
+/* Gives upper its uuid. work is prepared. */
+void identity_set_uuid(struct ovl *o);
 
 /* origin.c */
 /* stx_ino and so on of the lower object that an upper one came from; -ENODATA when unknown. */
@@ -407,14 +423,14 @@ struct looked_up {
 	unsigned int flags; /* enum inode_flag */
 	unsigned int lower; /* layer of the topmost lower non-directory */
 	uint64_t ino;       /* of the union */
+	dev_t lower_dev;    /* the topmost lower directory; or @by_lower */
+	uint64_t lower_ino;
 	unsigned int protattr;
 	struct dirstack *stack;    /* directories; owned */
 	struct data_place *data;   /* INODE_METACOPY; owned */
 	struct index_entry *index; /* INODE_INDEXED; owned */
 	bool lower_alias;          /* what is in upper has no name there: this one is of lower */
-	bool by_lower;             /* hard links find each other by the lower object: */
-	dev_t lower_dev;
-	uint64_t lower_ino;
+	bool by_lower;             /* hard links find each other by the lower object */
 };
 
 /* Looks @name up in the layers of @dir. -ENOENT. Touches no inode. */
@@ -486,12 +502,28 @@ int copy_data(struct layer_ref *from, int to, off_t size, const struct ovl_calle
 int copy_xattrs(struct ovl *o, struct layer_ref *from, const char *from_name, int to,
 		const char *to_name);
 
+/* sync.c: what -o fsync= asks for. */
+/* Whether a directory that is copied up is synced; then sync_copied() wants it opened. */
+bool sync_wants_dirs(const struct ovl *o);
+/*
+ * Before a copied-up object is shown: syncs its data if it has some, and with fsync=strict whatever
+ * @fd is. -1: nothing that could be synced.
+ */
+int sync_copied(struct ovl *o, int fd, bool has_data);
+/* How writing to a file of upper ended: a volatile mount remembers when something was lost. */
+void sync_note(struct ovl *o, ssize_t result);
+
 /* workdir.c */
 /* Sweeps and opens workdir/work. */
 int workdir_prepare(struct ovl *o, struct layer_ref *workdir, const char *path, char *message,
 		    size_t size);
 /* From now on temporary files are made in @dir; at mount only. */
 void work_move(struct ovl *o, struct layer_ref *dir);
+/*
+ * Leaves the mark of a volatile mount in work, for which every later mount, the kernel's too,
+ * refuses it.
+ */
+int workdir_mark_volatile(struct ovl *o);
 void workdir_close(struct ovl *o);
 void temp_name(struct ovl *o, char out[FMT_TEMP_NAME_MAX]);
 /* Removes a file, or a directory with whatever is in it. @depth: how many levels at most. */

@@ -84,9 +84,13 @@ struct layer {
 	uint64_t root_ino;
 	uint64_t mnt_id;  /* STATX_MNT_ID of the root; 0: unknown, or a private mount without others
 			   */
-	uint8_t uuid[16]; /* s_uuid, zero if it has none or the kernel does not say */
-	bool has_handles; /* handle() works */
-	bool can_decode;  /* stat_handle() works: export operations and CAP_DAC_READ_SEARCH */
+	uint8_t uuid[16]; /* s_uuid, zero if it has none, the kernel does not say, or with uuid=off
+			   */
+	bool ambiguous_uuid; /* which does not say that a handle is of this layer */
+	uint32_t magic;      /* f_type of statfs(2) */
+	bool ino32; /* numbers of inodes have 32 bits, as far as the kernel's overlayfs knows */
+	bool has_handles;    /* handle() works */
+	bool can_decode;     /* stat_handle() works: export operations and CAP_DAC_READ_SEARCH */
 	struct fdcache *fds; /* gives fds up when there are no more; NULL: nothing to give */
 	bool ambiguous_ids; /* 65534 is a number of our user namespace, which is not the initial one
 			     */

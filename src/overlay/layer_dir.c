@@ -3,12 +3,14 @@
 #include <fcntl.h>
 #include <linux/btrfs.h>
 #include <linux/fs.h>
+#include <linux/magic.h>
 #include <linux/mount.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/sysmacros.h>
 #include <sys/syscall.h>
+#include <sys/vfs.h>
 
 #include "overlay/fdcache.h"
 #include "overlay/layer.h"
@@ -413,6 +415,9 @@ static void read_uuid(int fd, uint8_t out[16])
 		memcpy(out, ext4.uuid, sizeof(ext4.uuid));
 }
 
+/* Type of the handles of most filesystems: number and generation, of 32 bits each. */
+#define FILEID_INO32_GEN 1
+
 static void probe_handles(struct layer *layer)
 {
 	struct fmt_fh fh;
@@ -423,6 +428,9 @@ static void probe_handles(struct layer *layer)
 		read_uuid(fd, layer->uuid);
 	layer->has_handles = dir_handle(layer->root, "", &fh) == 0;
 	layer->can_decode = layer->has_handles && dir_stat_handle(layer, &fh, &st) == 0;
+	/* xfs makes such handles too, of numbers that happen to be small */
+	layer->ino32 = layer->can_decode && fh.type == FILEID_INO32_GEN && fh.fid_len == 8 &&
+		       layer->magic != XFS_SUPER_MAGIC;
 }
 
 /* Whether @path is below @dir. Both absolute and canonical. */
@@ -466,11 +474,13 @@ static int layer_init(struct layer *out, int *fd, unsigned int index, bool priva
 {
 	struct layer layer = { .ops = &dir_ops, .index = index };
 	struct statvfs vfs;
+	struct statfs fs;
 	struct statx st;
 
 	if (statx(*fd, "", AT_EMPTY_PATH, AT_STATX_WANTED | STATX_MNT_ID, &st) < 0 ||
-	    fstatvfs(*fd, &vfs) < 0)
+	    fstatvfs(*fd, &vfs) < 0 || fstatfs(*fd, &fs) < 0)
 		return -errno;
+	layer.magic = (uint32_t)fs.f_type;
 	layer.dev = makedev(st.stx_dev_major, st.stx_dev_minor);
 	layer.root_ino = st.stx_ino;
 	layer.read_only = vfs.f_flag & ST_RDONLY;

@@ -77,6 +77,13 @@ int data_open(struct ovl *o, struct data_place *data, struct layer_ref **out)
 	return err == -ENOENT || err == -ENOTDIR || err == -ELOOP ? -ESTALE : err;
 }
 
+int data_find(struct ovl *o, struct data_place *data)
+{
+	autoref struct layer_ref *file = NULL;
+
+	return data->layer ? 0 : find_and_open(o, data, &file);
+}
+
 uint64_t data_blocks(struct data_place *data, uint64_t size)
 {
 	/* As the kernel, as long as nobody knows. */

@@ -43,6 +43,7 @@ static int unlink_inode(struct ovl *o, const struct ovl_caller *caller, struct o
 {
 	autoref struct layer_ref *self = NULL;
 	bool hide = !inode_has(i, INODE_UPPER) || lower_has(o, dir, name, false);
+	bool counted = true;
 	struct reach r;
 	int err = reach_in(o, caller, dir, i, &r);
 
@@ -57,9 +58,11 @@ static int unlink_inode(struct ovl *o, const struct ovl_caller *caller, struct o
 		err = at_unlink(layer_fd(upper), name, 0);
 	if (err == 0) {
 		orphan_commit(o, i, dir, name, &self);
-		index_nlink_removed(o, i);
+		counted = index_nlink_removed(o, i);
 	}
 	reach_in_done(dir, i, &r);
+	if (!counted)
+		attr_notify(o, i, false);
 	/* Somebody changed upper behind our back. */
 	return err == -EEXIST || err == -ENOENT ? -ESTALE : err;
 }

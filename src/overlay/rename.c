@@ -27,6 +27,7 @@ struct renaming {
 	struct layer_ref *target_at; /* where the target is, to keep hold of it */
 	bool old_in_lower;           /* lower layers show the old name */
 	bool whiteout_at_new;
+	bool miscounted; /* the target has more links than was known */
 };
 
 static bool merged_or_lower(const struct ovl_inode *dir)
@@ -370,7 +371,7 @@ static int rename_locked(struct renaming *r, struct ovl_name *new_name, struct o
 			set_lower_paths(target, target_paths);
 		rename_known(r, new_name, swapped, target_self);
 		if (target && !r->exchange)
-			index_nlink_removed(r->o, target);
+			r->miscounted = !index_nlink_removed(r->o, target);
 	}
 	free_lower_paths(r->source, source_paths);
 	if (target)
@@ -494,6 +495,8 @@ int ovl_rename(struct ovl *o, const struct ovl_caller *caller, ovl_node parent, 
 			err = prepare(&r);
 		if (err == 0)
 			err = rename_inodes(&r);
+		if (r.miscounted)
+			attr_notify(o, r.target, false);
 	}
 	layer_ref_put(r.target_at);
 	layer_ref_put(r.old_upper);
