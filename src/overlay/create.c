@@ -243,6 +243,22 @@ static int create_locked(struct creation *c)
 	return err;
 }
 
+/*
+ * Layers that may not change while they are not mounted need no second look below a new directory:
+ * the kernel's overlayfs marks it so.
+ */
+static void spare_lookups(struct creation *c)
+{
+	const struct ovl_features *f = &c->o->features;
+	bool layers_may_change = !f->index && !f->metacopy && f->redirect != OVL_REDIRECT_ON &&
+				 f->xino != OVL_XINO_ON;
+
+	if (!S_ISDIR(c->mode) || c->opaque || layers_may_change || c->o->no_xattr ||
+	    !inode_lowers(c->parent))
+		return;
+	c->opaque = mark_set(c->o, c->dir, c->name, FMT_OPAQUE, "y", 1) == 0;
+}
+
 /* Makes the inode of an object just made. */
 static int adopt_new(struct creation *c, struct ovl_inode **out)
 {
@@ -293,6 +309,7 @@ static int create(struct creation *c, struct ovl_inode **out)
 	lock_take(&c->parent->lock);
 	err = create_locked(c);
 	if (err == 0) {
+		spare_lookups(c);
 		err = adopt_new(c, out);
 		if (err < 0)
 			undo(c);

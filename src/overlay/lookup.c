@@ -229,6 +229,8 @@ static int look_single(struct walk *w, struct layer_ref *at, const char *comp, s
 			}
 		}
 	}
+	/* As for the kernel: only a redirect that nothing else was found after leads to data. */
+	w->absolute = false;
 	if (f->marks & 1U << FMT_REDIRECT) {
 		err = apply_redirect(w, at, comp, head_len, tail);
 		if (err < 0)
