@@ -10,7 +10,7 @@
 #include <fcntl.h>
 #include <sys/fsuid.h>
 
-#include "overlay/internal.h"
+#include "overlay/index.h"
 #include "util/at.h"
 
 struct creation {
@@ -243,6 +243,22 @@ static int create_locked(struct creation *c)
 	return err;
 }
 
+/*
+ * Layers that may not change while they are not mounted need no second look below a new directory:
+ * the kernel's overlayfs marks it so.
+ */
+static void spare_lookups(struct creation *c)
+{
+	const struct ovl_features *f = &c->o->features;
+	bool layers_may_change = !f->index && !f->metacopy && f->redirect != OVL_REDIRECT_ON &&
+				 f->xino != OVL_XINO_ON;
+
+	if (!S_ISDIR(c->mode) || c->opaque || layers_may_change || c->o->no_xattr ||
+	    !inode_lowers(c->parent))
+		return;
+	c->opaque = mark_set(c->o, c->dir, c->name, FMT_OPAQUE, "y", 1) == 0;
+}
+
 /* Makes the inode of an object just made. */
 static int adopt_new(struct creation *c, struct ovl_inode **out)
 {
@@ -293,6 +309,7 @@ static int create(struct creation *c, struct ovl_inode **out)
 	lock_take(&c->parent->lock);
 	err = create_locked(c);
 	if (err == 0) {
+		spare_lookups(c);
 		err = adopt_new(c, out);
 		if (err < 0)
 			undo(c);
@@ -502,8 +519,11 @@ static int link_inode(struct ovl *o, const struct ovl_caller *caller, struct ovl
 	if (err == 0 && inode_has(i, INODE_ORIGIN))
 		err = mark_impure(o, parent, dir);
 	if (err == 0)
+		err = index_nlink_start(o, i);
+	if (err == 0)
 		err = link_real(o, &r, dir, name);
 	if (err == 0) {
+		index_nlink_added(i);
 		name_insert(o, n, i, &other);
 		if (i->self) { /* an O_TMPFILE gets its first name */
 			self = i->self;

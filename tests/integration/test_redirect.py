@@ -295,3 +295,16 @@ def test_redirect_into_itself(union):
         with opened(m / "d", os.O_RDONLY | os.O_DIRECTORY):
             with raises(errno.ESTALE):
                 os.stat(m / "d" / "sub")
+
+
+@pytest.mark.parametrize("options", ["", ON, "metacopy=on", "index=on", "xino=on"])
+def test_new_directory_is_opaque_where_layers_may_not_change(union, options):
+    mkdir(union.lower() / "d")
+    m = union.mount(options)
+    os.mkdir(m / "new")
+    os.mkdir(m / "d" / "new")
+    os.mkdir(m / "new" / "inner")
+    expected = b"y" if options else None
+    assert union.overlay_xattr(union.upper / "new", "opaque") == expected
+    assert union.overlay_xattr(union.upper / "d" / "new", "opaque") == expected
+    assert union.overlay_xattr(union.upper / "new" / "inner", "opaque") is None
