@@ -86,6 +86,7 @@ enum inode_flag {
 	INODE_LISTED = 1 << 8,    /* an open directory's listing goes into the kernel's cache */
 	INODE_NO_DEFACL = 1 << 9, /* upper directory is known to have no default ACL */
 	INODE_METACOPY = 1 << 10, /* the topmost object has no data: data is set; cleared once */
+	INODE_VERIFIED = 1 << 20, /* the data of a metacopy has the digest that it should have */
 };
 
 struct ovl_inode {
@@ -371,6 +372,18 @@ static inline void statx_times(const struct statx *st, struct timespec times[2])
 	times[0] = (struct timespec){ st->stx_atime.tv_sec, st->stx_atime.tv_nsec };
 	times[1] = (struct timespec){ st->stx_mtime.tv_sec, st->stx_mtime.tv_nsec };
 }
+
+/* verity.c: the digest that a metacopy holds of its data. Nothing is done with verity=off. */
+/* Of an opened lower file; none if it has none. -EIO when it cannot be had. */
+int verity_measure(struct ovl *o, struct layer_ref *data, struct fmt_metacopy *out);
+/*
+ * Before the data of a metacopy is used: -EIO unless it has the digest that the topmost object, at
+ * @at and @name, asks for. Once is enough for an inode.
+ */
+int verity_check(struct ovl *o, struct ovl_inode *i, struct layer_ref *at, const char *name,
+		 struct layer_ref *data);
+/* The same of whatever is not opened, if it is a metacopy at all. No lock is held. */
+int verity_check_data(struct ovl *o, struct ovl_inode *i);
 
 /* identity.c */
 /*
