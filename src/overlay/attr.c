@@ -3,7 +3,7 @@
 #include <fcntl.h>
 #include <linux/fs.h>
 
-#include "overlay/internal.h"
+#include "overlay/index.h"
 #include "util/at.h"
 
 void attr_translate(struct ovl *o, struct ovl_inode *i, struct statx *st)
@@ -13,6 +13,8 @@ void attr_translate(struct ovl *o, struct ovl_inode *i, struct statx *st)
 	 * here. */
 	if (i->dir && inode_is_merged(i))
 		st->stx_nlink = 1;
+	else if (!i->dir && inode_has(i, INODE_INDEXED))
+		st->stx_nlink = i->index->nlink;
 	if (inode_is_metacopy(i))
 		st->stx_blocks = data_blocks(i->data, st->stx_size);
 }

@@ -17,7 +17,7 @@
 #include <linux/fs.h>
 #include <sys/ioctl.h>
 
-#include "overlay/internal.h"
+#include "overlay/index.h"
 #include "util/at.h"
 #include "util/log.h"
 
@@ -60,7 +60,9 @@ struct copyup {
 	off_t limit;
 	struct ovl_inode *parent; /* referenced; NULL: an orphan, which stays nameless */
 	char name[NAME_MAX + 1];
-	struct layer_ref *from; /* where the lower object is */
+	unsigned int layer;        /* where that name is, of a non-directory */
+	struct index_entry *entry; /* the one it will have; owned; NULL: none */
+	struct layer_ref *from;    /* where the lower object is */
 	const char *from_name;
 	struct layer_ref *to_dir; /* upper directory of the parent */
 	struct statx st;          /* of the lower object */
@@ -236,7 +238,7 @@ static void switch_to_upper(struct copyup *c)
 	atomic_fetch_add_explicit(&c->o->copied_up, 1, memory_order_relaxed);
 }
 
-static int publish(struct copyup *c)
+static int publish_in_parent(struct copyup *c)
 {
 	struct ovl_inode *i = c->inode;
 	struct statx parent_st;
@@ -256,6 +258,8 @@ static int publish(struct copyup *c)
 		err = publish_name(c);
 		if (err == 0) {
 			c->has_temp = false;
+			if (i->names)
+				i->names->layer = 0;
 			if (c->broken_link)
 				i->ino = ino_compose(c->o, statx_dev(&st), st.stx_ino);
 			switch_to_upper(c);
@@ -300,6 +304,50 @@ static int publish_orphan(struct copyup *c)
 	return 0;
 }
 
+/* A file of the index gets its name in upper afterwards. */
+static int publish_in_index(struct copyup *c)
+{
+	struct ovl_inode *i = c->inode;
+	int err;
+
+	lock_take(&i->lock);
+	err = index_publish(c->o, i, c->temp, c->entry);
+	if (err == 0) {
+		c->has_temp = false;
+		c->entry = NULL;
+		switch_to_upper(c);
+		err = index_nlink_start(c->o, i);
+	}
+	lock_drop(&i->lock);
+	return err;
+}
+
+static int publish_dir_with_entry(struct copyup *c)
+{
+	struct ovl_inode *i = c->inode;
+	int err = index_publish_dir(c->o, c->temp, c->entry);
+
+	if (err < 0)
+		return err;
+	err = publish_in_parent(c);
+	if (err < 0) {
+		at_unlink(layer_fd(c->o->index), c->entry->name, AT_REMOVEDIR);
+		return err;
+	}
+	i->index = take_ptr(c->entry);
+	inode_set(i, INODE_INDEXED);
+	return 0;
+}
+
+static int publish(struct copyup *c)
+{
+	if (!c->parent)
+		return publish_orphan(c);
+	if (!c->entry)
+		return publish_in_parent(c);
+	return c->inode->dir ? publish_dir_with_entry(c) : publish_in_index(c);
+}
+
 static bool copies_meta_only(const struct copyup *c)
 {
 	return c->o->features.metacopy && c->limit == COPY_META && S_ISREG(c->st.stx_mode) &&
@@ -320,13 +368,13 @@ static int remember_data(struct copyup *c)
 
 	if (i->data)
 		return 0;
-	err = layer_path(c->o, c->parent, i->lower, c->name, false, &path);
+	err = layer_path(c->o, c->parent, c->layer, c->name, false, &path);
 	if (err < 0)
 		return err;
-	i->data = data_place_new(i->lower, path, c->st.stx_blocks);
+	i->data = data_place_new(c->layer, path, c->st.stx_blocks);
 	if (!i->data)
 		return -ENOMEM;
-	i->data->linked = c->broken_link;
+	i->data->linked = c->st.stx_nlink > 1;
 	return 0;
 }
 
@@ -361,7 +409,12 @@ static int run(struct copyup *c)
 		if (err < 0)
 			return err;
 	}
-	c->broken_link = !c->inode->dir && c->st.stx_nlink > 1;
+	if (inode_has(c->inode, INODE_TO_INDEX) && c->parent) {
+		err = index_entry_new(c->from, c->from_name, c->st.stx_nlink, &c->entry);
+		if (err < 0)
+			return err;
+	}
+	c->broken_link = !c->inode->dir && c->st.stx_nlink > 1 && !c->entry;
 	c->meta = copies_meta_only(c);
 	if (c->meta)
 		err = settle_digest(c);
@@ -383,7 +436,7 @@ static int run(struct copyup *c)
 	if (err == 0)
 		err = sync_copied(c->o, c->fd, c->size > 0);
 	if (err == 0)
-		err = c->parent ? publish(c) : publish_orphan(c);
+		err = publish(c);
 	return err;
 }
 
@@ -500,7 +553,7 @@ static int locate(struct copyup *c)
 	if (i->dir)
 		return dir_ref(c->o, i, i->dir->lower[0].layer, false, &c->from);
 	c->from_name = c->name;
-	return dir_ref(c->o, c->parent, i->lower, false, &c->from);
+	return dir_ref(c->o, c->parent, c->layer, false, &c->from);
 }
 
 /* Whether @i is in upper as far as that is needed. */
@@ -525,6 +578,7 @@ static int copy_up_one(struct ovl *o, const struct ovl_caller *caller, struct ov
 		c.parent = i->names->parent;
 		atomic_fetch_add_explicit(&c.parent->refs, 1, memory_order_relaxed);
 		memcpy(c.name, i->names->text, (size_t)i->names->len + 1);
+		c.layer = i->names->layer;
 	} else if (!i->self) {
 		lock_drop(&i->lock);
 		return -ESTALE;
@@ -542,6 +596,7 @@ static int copy_up_one(struct ovl *o, const struct ovl_caller *caller, struct ov
 	if (c.has_temp)
 		work_remove(o, c.temp);
 	close_fd(c.fd);
+	free(c.entry);
 	if (err == 0)
 		fdcache_drop(&o->fds, &i->file); /* the lower one */
 
@@ -588,5 +643,5 @@ int copy_up(struct ovl *o, const struct ovl_caller *caller, struct ovl_inode *i,
 		err = copy_up_one(o, caller, next, next == i ? limit : COPY_ALL);
 		inode_put(o, next);
 	}
-	return err;
+	return err < 0 ? err : index_link_up_last(o, caller, i);
 }

@@ -10,7 +10,7 @@
 #include <fcntl.h>
 #include <sys/fsuid.h>
 
-#include "overlay/internal.h"
+#include "overlay/index.h"
 #include "util/at.h"
 
 struct creation {
@@ -519,8 +519,11 @@ static int link_inode(struct ovl *o, const struct ovl_caller *caller, struct ovl
 	if (err == 0 && inode_has(i, INODE_ORIGIN))
 		err = mark_impure(o, parent, dir);
 	if (err == 0)
+		err = index_nlink_start(o, i);
+	if (err == 0)
 		err = link_real(o, &r, dir, name);
 	if (err == 0) {
+		index_nlink_added(i);
 		name_insert(o, n, i, &other);
 		if (i->self) { /* an O_TMPFILE gets its first name */
 			self = i->self;

@@ -3,7 +3,7 @@
  * Entries: what lookup.c finds in the layers gets an inode, and names and hard links of one object
  * come to the same one.
  */
-#include "overlay/internal.h"
+#include "overlay/index.h"
 #include "util/log.h"
 
 /* BTRFS_EMPTY_SUBVOL_DIR_OBJECTID: all that stand for a subvolume that is not in a snapshot. */
@@ -12,12 +12,22 @@
 /* Whether hard links of an object share one inode: not those of lower files that will be broken. */
 static bool shares_links(const struct ovl *o, const struct looked_up *l)
 {
+	if (l->by_lower)
+		return true;
 	return !l->stack && l->st.stx_nlink > 1 && ((l->flags & INODE_UPPER) || !o->has_upper);
 }
 
-/* Hard links share an inode within one layer only: there each name leads to the object. */
+/* No layer has such an index. */
+#define BY_LOWER ((dev_t)0xffff << 48)
+
+/*
+ * Hard links share an inode within one layer only: there each name leads to the object. With an
+ * index they share one over all layers.
+ */
 static dev_t link_key(const struct looked_up *l)
 {
+	if (l->by_lower)
+		return l->lower_dev ^ BY_LOWER;
 	return statx_dev(&l->st) ^ (dev_t)l->lower << 48;
 }
 
@@ -40,6 +50,7 @@ static struct ovl_inode *inode_from(struct ovl *o, struct looked_up *l)
 	l->stack = NULL;
 	i->data = l->data;
 	l->data = NULL;
+	i->index = take_ptr(l->index);
 	i->flags = l->flags;
 	i->lower = (uint16_t)l->lower;
 	i->ino = l->ino;
@@ -80,22 +91,29 @@ int lookup_instantiate(struct ovl *o, struct ovl_inode *parent, const char *name
 		       struct looked_up *l, struct ovl_inode **out)
 {
 	dev_t dev = link_key(l);
+	uint64_t link_ino = l->by_lower ? l->lower_ino : l->st.stx_ino;
+	bool alias = l->lower_alias || !(l->flags & INODE_UPPER);
 	struct ovl_inode *i = NULL;
 	struct ovl_inode *other = NULL;
 	struct ovl_name *n = name_new(parent, name, strlen(name));
 
 	if (!n)
 		return -ENOMEM;
+	n->layer = alias ? (uint16_t)l->lower : 0;
 	if (shares_links(o, l))
-		i = link_find(o, dev, l->st.stx_ino);
+		i = link_find(o, dev, link_ino);
 	if (!i) {
 		i = inode_from(o, l);
 		if (!i) {
 			name_free(o, n);
 			return -ENOMEM;
 		}
+		lock_take(&i->lock);
 		if (shares_links(o, l) && !i->dir)
-			other = link_insert(o, i, dev, l->st.stx_ino);
+			other = link_insert(o, i, dev, link_ino);
+		if (!other)
+			index_settle(o, i);
+		lock_drop(&i->lock);
 		if (other) {
 			inode_put(o, i);
 			i = other;
@@ -105,6 +123,8 @@ int lookup_instantiate(struct ovl *o, struct ovl_inode *parent, const char *name
 	name_insert(o, n, i, &other);
 	if (!other)
 		drop_self(i);
+	if (!other && alias && inode_has(i, INODE_INDEXED))
+		inode_set(i, INODE_ALIASES);
 	lock_drop(&i->lock);
 	if (other) { /* somebody else looked the same name up meanwhile */
 		inode_put(o, i);

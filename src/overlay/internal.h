@@ -39,6 +39,11 @@ struct ovl_name {
 	struct ovl_inode *parent;   /* a reference is held */
 	struct ovl_inode *inode;    /* none is held: the inode owns its names */
 	uint32_t hash;
+	/*
+	 * Of a non-directory: the layer in which this name leads to it, 0 for upper. With an index
+	 * some names may be in upper and others not yet. Guarded by the inode's lock.
+	 */
+	uint16_t layer;
 	uint8_t len;
 	char text[];
 };
@@ -85,6 +90,9 @@ enum inode_flag {
 	INODE_XWHITE = 1 << 7,    /* a lower directory may hold xattr whiteouts */
 	INODE_LISTED = 1 << 8,    /* an open directory's listing goes into the kernel's cache */
 	INODE_NO_DEFACL = 1 << 9, /* upper directory is known to have no default ACL */
+	INODE_TO_INDEX = 1 << 16, /* gets an index entry when it is copied up; constant */
+	INODE_INDEXED = 1 << 17,  /* has one; cleared when the union has no name of it any more */
+	INODE_ALIASES = 1 << 18,  /* is in upper, but not by all of its names */
 	INODE_METACOPY = 1 << 10, /* the topmost object has no data: data is set; cleared once */
 	INODE_VERIFIED = 1 << 20, /* the data of a metacopy has the digest that it should have */
 };
@@ -108,8 +116,9 @@ struct ovl_inode {
 	 * Guarded by the lock, of directories also by topology. A reference is held.
 	 */
 	struct layer_ref *self;
-	struct layer_ref *file;  /* opened contents; slot of the fd cache */
-	struct data_place *data; /* set before INODE_METACOPY is, and then constant */
+	struct layer_ref *file;    /* opened contents; slot of the fd cache */
+	struct index_entry *index; /* overlay/index.h; set before INODE_INDEXED is, then constant */
+	struct data_place *data;   /* set before INODE_METACOPY is, and then constant */
 
 	/* Link hash (table.c): where hard links find each other. */
 	struct ovl_inode *link_next; /* guarded by the link shard */
@@ -180,7 +189,8 @@ struct ovl {
 	unsigned int ino_shift; /* the bit of st_ino that says that it is hashed; see ino.c */
 	dev_t *devs; /* st_dev of the layers, each once; the index is what goes into st_ino */
 	unsigned int dev_count;
-	struct layer_ref *work; /* workdir/work */
+	struct layer_ref *work;  /* where temporary files are: workdir/work, with an index that */
+	struct layer_ref *index; /* workdir/index; NULL: none */
 	uint64_t workdir_ino;
 	bool has_traps; /* upper or work lies inside a lower layer */
 	int upper_lock; /* fds that hold flock(2) */
@@ -426,11 +436,14 @@ struct looked_up {
 	unsigned int flags; /* enum inode_flag */
 	unsigned int lower; /* layer of the topmost lower non-directory */
 	uint64_t ino;       /* of the union */
-	dev_t lower_dev;    /* directories: the topmost lower one */
+	dev_t lower_dev;    /* the topmost lower directory; or @by_lower */
 	uint64_t lower_ino;
 	unsigned int protattr;
-	struct dirstack *stack;  /* directories; owned */
-	struct data_place *data; /* INODE_METACOPY; owned */
+	struct dirstack *stack;    /* directories; owned */
+	struct data_place *data;   /* INODE_METACOPY; owned */
+	struct index_entry *index; /* INODE_INDEXED; owned */
+	bool lower_alias;          /* what is in upper has no name there: this one is of lower */
+	bool by_lower;             /* hard links find each other by the lower object */
 };
 
 /* Looks @name up in the layers of @dir. -ENOENT. Touches no inode. */
@@ -517,6 +530,8 @@ void sync_note(struct ovl *o, ssize_t result);
 /* Sweeps and opens workdir/work. */
 int workdir_prepare(struct ovl *o, struct layer_ref *workdir, const char *path, char *message,
 		    size_t size);
+/* From now on temporary files are made in @dir; at mount only. */
+void work_move(struct ovl *o, struct layer_ref *dir);
 /*
  * Leaves the mark of a volatile mount in work, for which every later mount, the kernel's too,
  * refuses it.

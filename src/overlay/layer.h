@@ -67,7 +67,8 @@ struct layer_ops {
 	off_t (*seek)(struct layer_ref *file, off_t off, int whence);
 	/* File handle as stored in the origin xattr. -EOPNOTSUPP where there is none. */
 	int (*handle)(struct layer_ref *at, const char *name, struct fmt_fh *fh);
-	/* The object of a handle made by handle(); -ESTALE when it is gone. */
+	/* The object of a handle made by handle(), as LAYER_OPEN_PATH; -ESTALE when it is gone. */
+	int (*open_handle)(struct layer *layer, const struct fmt_fh *fh, struct layer_ref **out);
 	int (*stat_handle)(struct layer *layer, const struct fmt_fh *fh, struct statx *st);
 	/* FS_IOC_GETFLAGS and FS_IOC_FSGETXATTR of a file or directory. -ENOTTY. */
 	int (*query)(struct layer_ref *at, const char *name, unsigned long request, void *arg);

@@ -287,6 +287,7 @@ static int dir_handle(struct layer_ref *at, const char *name, struct fmt_fh *fh)
 	if (buf.h.handle_type < 0 || buf.h.handle_type > 0xff ||
 	    buf.h.handle_bytes > sizeof(fh->fid))
 		return -EOPNOTSUPP;
+	fh->upper = at->layer->index == 0;
 	fh->type = (uint8_t)buf.h.handle_type;
 	fh->fid_len = (uint8_t)buf.h.handle_bytes;
 	memcpy(fh->fid, buf.h.f_handle, buf.h.handle_bytes);
@@ -294,7 +295,7 @@ static int dir_handle(struct layer_ref *at, const char *name, struct fmt_fh *fh)
 	return 0;
 }
 
-static int dir_stat_handle(struct layer *layer, const struct fmt_fh *fh, struct statx *st)
+static int open_handle_fd(struct layer *layer, const struct fmt_fh *fh)
 {
 	union handle_buf buf = { .h.handle_bytes = fh->fid_len, .h.handle_type = fh->type };
 	autofd int mount_fd = -1;
@@ -309,9 +310,30 @@ static int dir_stat_handle(struct layer *layer, const struct fmt_fh *fh, struct 
 			return mount_fd;
 		fd = open_by_handle_at(mount_fd, &buf.h, O_PATH | O_CLOEXEC);
 	}
+	return fd < 0 ? -errno : take_fd(&fd);
+}
+
+static int dir_open_handle(struct layer *layer, const struct fmt_fh *fh, struct layer_ref **out)
+{
+	autofd int fd = -1;
+
+	do {
+		fd = open_handle_fd(layer, fh);
+	} while (fdcache_made_room(layer->fds, fd));
 	if (fd < 0)
-		return -errno;
-	return at_statx(fd, "", st);
+		return fd;
+	*out = layer_dir_adopt(layer, fd, false);
+	if (!*out)
+		return -ENOMEM;
+	take_fd(&fd);
+	return 0;
+}
+
+static int dir_stat_handle(struct layer *layer, const struct fmt_fh *fh, struct statx *st)
+{
+	autofd int fd = open_handle_fd(layer, fh);
+
+	return fd < 0 ? fd : at_statx(fd, "", st);
 }
 
 static int dir_query(struct layer_ref *at, const char *name, unsigned long request, void *arg)
@@ -338,6 +360,7 @@ static const struct layer_ops dir_ops = {
 	.read = dir_read,
 	.seek = dir_seek,
 	.handle = dir_handle,
+	.open_handle = dir_open_handle,
 	.stat_handle = dir_stat_handle,
 	.query = dir_query,
 	.statfs = dir_statfs,

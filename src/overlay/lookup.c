@@ -7,7 +7,7 @@
 #include <limits.h>
 #include <linux/fs.h>
 
-#include "overlay/internal.h"
+#include "overlay/index.h"
 #include "util/log.h"
 
 /* What is known while walking down the layers. */
@@ -24,6 +24,7 @@ struct walk {
 	bool opaque;
 	bool metacopy;
 	bool xwhiteouts;
+	struct lower_id *id; /* of the first lower object; NULL: nobody asks */
 };
 
 struct found {
@@ -171,6 +172,8 @@ static int look_single(struct walk *w, struct layer_ref *at, const char *comp, s
 		w->stop = w->opaque = true;
 		return 0;
 	}
+	if (w->id && !w->id->size && last_component && at->layer->index)
+		index_identify(at, comp, &f->st, w->id);
 	if (last_component && w->metacopy && !S_ISREG(f->st.stx_mode)) {
 		w->stop = true;
 		return 0;
@@ -355,6 +358,8 @@ void looked_up_free(struct looked_up *l)
 {
 	free(l->data);
 	l->data = NULL;
+	free(l->index);
+	l->index = NULL;
 	if (!l->stack)
 		return;
 	for (unsigned int n = 0; n < l->stack->lower_count; n++)
@@ -386,12 +391,21 @@ struct lookup {
 	struct statx data_st;  /* of the last non-directory */
 	bool data_found;       /* a lower regular file with data of its own */
 	bool data_lazy;        /* it is in some data-only layer */
+	struct lower_id id;    /* of the first hit, for the index */
 };
 
 static unsigned int native_protattr(const struct statx *st)
 {
 	return (st->stx_attributes & STATX_ATTR_IMMUTABLE ? FS_IMMUTABLE_FL : 0) |
 	       (st->stx_attributes & STATX_ATTR_APPEND ? FS_APPEND_FL : 0);
+}
+
+static unsigned int marked_protattr(struct ovl *o, struct layer_ref *at, const char *name)
+{
+	char value[32]; /* the kernel reads as much */
+	ssize_t n = layer_getxattr(at, name, xname(o, FMT_PROTATTR), value, sizeof(value));
+
+	return fmt_protattr_decode(value, n);
 }
 
 static int look_upper(struct lookup *l, struct layer_ref *upper, const char *name)
@@ -415,13 +429,8 @@ static int look_upper(struct lookup *l, struct layer_ref *upper, const char *nam
 		out->flags |= INODE_IMPURE;
 	if (l->w.opaque)
 		out->flags |= INODE_OPAQUE;
-	if (f.marks & 1U << FMT_PROTATTR) {
-		char value[32]; /* the kernel reads as much */
-		ssize_t n =
-			layer_getxattr(upper, name, xname(o, FMT_PROTATTR), value, sizeof(value));
-
-		out->protattr |= fmt_protattr_decode(value, n);
-	}
+	if (f.marks & 1U << FMT_PROTATTR)
+		out->protattr |= marked_protattr(o, upper, name);
 	l->upper_origin = f.marks & 1U << FMT_ORIGIN;
 	if (l->upper_origin && !S_ISDIR(f.st.stx_mode)) {
 		struct statx origin;
@@ -452,6 +461,27 @@ static int may_follow(struct lookup *l, const char *name)
 	return 0;
 }
 
+/*
+ * Whether the upper object came from the first lower one that its name leads to, in so far as the
+ * index needs that. A directory that did not is not united with it; of a file that is *@err.
+ */
+static bool origin_fits(struct lookup *l, struct layer_ref *upper, const char *name, int *err)
+{
+	struct ovl *o = l->w.o;
+
+	*err = 0;
+	if (!o->index || !l->have_upper || l->hit_count ||
+	    !(l->w.is_dir ? o->features.nfs_export : l->out->flags & INODE_ORIGIN))
+		return true;
+	*err = index_verify_origin(o, upper, name, &l->id);
+	if (*err == 0)
+		return true;
+	log_warning("'%s' did not come from what a lower layer has at its place", name);
+	if (l->w.is_dir)
+		*err = 0;
+	return false;
+}
+
 /* Searches one lower layer. @at: where a plain name is looked for. */
 static int look_lower(struct lookup *l, struct layer *layer, struct layer_ref *at,
 		      struct layer_ref *upper, const char *name, bool *found)
@@ -475,6 +505,10 @@ static int look_lower(struct lookup *l, struct layer *layer, struct layer_ref *a
 	if (l->have_upper && !l->hit_count && l->w.is_dir && !l->upper_origin && !redirected &&
 	    !o->no_xattr)
 		fix_origin(o, l->dir, upper, name, at);
+	if (!origin_fits(l, upper, name, &r)) {
+		l->w.stop = true;
+		return r;
+	}
 	if (!l->hit_count) {
 		l->lower_st = f.st;
 		if (!l->have_upper)
@@ -569,6 +603,38 @@ static int find_data(struct lookup *l)
 	return 0;
 }
 
+/* The upper object has no name here, but an index entry: what the lower one says does not count. */
+static int look_entry(struct lookup *l, const char *name)
+{
+	struct ovl *o = l->w.o;
+	struct looked_up *out = l->out;
+	autofree char *path = NULL;
+	unsigned int marks;
+	int err = read_marks(o, o->index, out->index->name, &marks);
+
+	if (err < 0)
+		return err;
+	out->protattr = native_protattr(&out->st);
+	if (marks & 1U << FMT_PROTATTR)
+		out->protattr |= marked_protattr(o, o->index, out->index->name);
+	if (!S_ISREG(out->st.stx_mode) || !(marks & 1U << FMT_METACOPY)) {
+		out->flags &= ~(unsigned int)INODE_METACOPY;
+		free(take_ptr(out->data));
+		return 0;
+	}
+	out->flags |= INODE_METACOPY;
+	if (out->data)
+		return 0;
+	err = layer_path(o, l->dir, l->hits[0].layer, name, false, &path);
+	if (err < 0)
+		return err;
+	out->data = data_place_new(l->hits[0].layer, path, l->lower_st.stx_blocks);
+	if (!out->data)
+		return -ENOMEM;
+	out->data->linked = l->lower_st.stx_nlink > 1;
+	return 0;
+}
+
 static int lookup_layers(struct lookup *l, const char *name)
 {
 	struct ovl *o = l->w.o;
@@ -603,6 +669,10 @@ static int lookup_layers(struct lookup *l, const char *name)
 	if (!l->have_upper)
 		out->st = l->lower_st;
 	err = find_data(l);
+	if (err == 0)
+		err = index_lookup(o, l->have_upper ? upper : NULL, name, &l->id, out);
+	if (err == 0 && out->lower_alias)
+		err = look_entry(l, name);
 	if (err < 0)
 		return err;
 	is_dir = S_ISDIR(out->st.stx_mode);
@@ -613,7 +683,8 @@ static int lookup_layers(struct lookup *l, const char *name)
 	if (is_dir && l->hit_count) {
 		out->lower_dev = statx_dev(&l->lower_st);
 		out->lower_ino = l->lower_st.stx_ino;
-		out->ino = ino_compose(o, statx_dev(&l->lower_st), l->lower_st.stx_ino);
+		if (!out->ino)
+			out->ino = ino_compose(o, statx_dev(&l->lower_st), l->lower_st.stx_ino);
 		if (l->have_upper)
 			out->flags |= INODE_ORIGIN;
 	} else if (!out->ino) {
@@ -635,7 +706,8 @@ int lookup_real(struct ovl *o, struct ovl_inode *dir, const char *name, struct l
 
 	if (err < 0)
 		return err;
-	l.w = (struct walk){ .o = o, .name = name };
+	l.w = (struct walk){ .o = o, .name = name, .id = o->index ? &l.id : NULL };
+	l.id.size = 0;
 	l.dir = dir;
 	l.out = out;
 	l.have_upper = l.upper_metacopy = l.upper_origin = false;

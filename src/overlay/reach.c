@@ -5,7 +5,7 @@
  */
 #include <linux/limits.h>
 
-#include "overlay/internal.h"
+#include "overlay/index.h"
 #include "util/at.h"
 
 /* Paths are opened in pieces that leave room under PATH_MAX. */
@@ -267,7 +267,12 @@ int reach_in(struct ovl *o, const struct ovl_caller *caller, struct ovl_inode *p
 			unlock_both(parent, i);
 			return -ESTALE;
 		}
-		layer = inode_top_layer(i);
+		if (!i->dir && inode_has(i, INODE_INDEXED)) {
+			r->at = layer_ref_get(o->index);
+			r->name = i->index->name;
+			return 0;
+		}
+		layer = i->dir ? inode_top_layer(i) : i->names->layer;
 		dir = i->dir ? i : i->names->parent;
 		r->name = i->dir ? "" : i->names->text;
 		if (found && dir == found_dir && found->layer->index == layer) {

@@ -9,7 +9,7 @@
  */
 #include <fcntl.h>
 
-#include "overlay/internal.h"
+#include "overlay/index.h"
 #include "util/at.h"
 
 struct renaming {
@@ -27,6 +27,7 @@ struct renaming {
 	struct layer_ref *target_at; /* where the target is, to keep hold of it */
 	bool old_in_lower;           /* lower layers show the old name */
 	bool whiteout_at_new;
+	bool miscounted; /* the target has more links than was known */
 };
 
 static bool merged_or_lower(const struct ovl_inode *dir)
@@ -106,6 +107,17 @@ static int clear_target(struct renaming *r)
 	return err;
 }
 
+/* An object that is renamed is in upper, and by the name that it loses. */
+static int bring_up(struct renaming *r, struct ovl_inode *i, struct ovl_inode *dir,
+		    const char *name)
+{
+	int err;
+
+	index_prefer_name(i, dir, name);
+	err = copy_up(r->o, r->caller, i, COPY_META);
+	return err < 0 ? err : index_link_up(r->o, r->caller, i, dir, name);
+}
+
 static int prepare(struct renaming *r)
 {
 	struct ovl *o = r->o;
@@ -120,9 +132,11 @@ static int prepare(struct renaming *r)
 	if (err == 0)
 		err = upper_parent(o, r->caller, r->new_dir, &r->new_upper);
 	if (err == 0)
-		err = copy_up(o, r->caller, r->source, COPY_META);
+		err = bring_up(r, r->source, r->old_dir, r->old_name);
 	if (err == 0 && r->exchange)
-		err = copy_up(o, r->caller, r->target, COPY_META);
+		err = bring_up(r, r->target, r->new_dir, r->new_name);
+	else if (err == 0 && r->target)
+		err = index_prepare_removal(o, r->caller, r->target, r->new_dir, r->new_name);
 	if (err == 0 && whiteouts)
 		err = clear_target(r);
 	if (err < 0)
@@ -346,6 +360,8 @@ static int rename_locked(struct renaming *r, struct ovl_name *new_name, struct o
 	}
 	if (err == 0)
 		err = mark(r);
+	if (err == 0 && target && !r->exchange)
+		err = index_nlink_start(r->o, target);
 	if (err == 0)
 		err = rename_real(r);
 	if (err == 0) {
@@ -354,6 +370,8 @@ static int rename_locked(struct renaming *r, struct ovl_name *new_name, struct o
 		if (r->exchange)
 			set_lower_paths(target, target_paths);
 		rename_known(r, new_name, swapped, target_self);
+		if (target && !r->exchange)
+			r->miscounted = !index_nlink_removed(r->o, target);
 	}
 	free_lower_paths(r->source, source_paths);
 	if (target)
@@ -477,6 +495,8 @@ int ovl_rename(struct ovl *o, const struct ovl_caller *caller, ovl_node parent, 
 			err = prepare(&r);
 		if (err == 0)
 			err = rename_inodes(&r);
+		if (r.miscounted)
+			attr_notify(o, r.target, false);
 	}
 	layer_ref_put(r.target_at);
 	layer_ref_put(r.old_upper);

@@ -8,7 +8,7 @@
 #include <sys/syscall.h>
 #include <sys/xattr.h>
 
-#include "overlay/internal.h"
+#include "overlay/index.h"
 #include "overlay/writeback.h"
 #include "util/at.h"
 #include "util/log.h"
@@ -525,6 +525,7 @@ static int open_all(struct opening *p)
 		return err;
 	probe_upper_xattrs(p);
 	identity_init(o);
+	index_check_layers(o);
 	probe_acl(o);
 	for (unsigned int n = o->has_upper ? 0 : 1; n < o->layer_count; n++)
 		o->name_max = max(o->name_max, o->layers[n].name_max);
@@ -534,6 +535,8 @@ static int open_all(struct opening *p)
 			return err;
 		identity_set_uuid(o);
 		err = begin_volatile(p);
+		if (err == 0 && o->features.index)
+			err = index_open(o, p->workdir, p->config->work, p->message, p->size);
 		if (err < 0)
 			return err;
 	}

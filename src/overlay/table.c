@@ -84,6 +84,7 @@ static void inode_free(struct ovl *o, struct ovl_inode *i)
 	}
 	layer_ref_put(i->self);
 	free(i->data);
+	free(i->index);
 	free(i);
 }
 

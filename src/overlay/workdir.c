@@ -199,6 +199,17 @@ int workdir_prepare(struct ovl *o, struct layer_ref *workdir, const char *path, 
 	return err;
 }
 
+void work_move(struct ovl *o, struct layer_ref *dir)
+{
+	struct layer_ref *old = o->work;
+
+	if (o->whiteout[0])
+		at_unlink(layer_fd(old), o->whiteout, 0);
+	o->whiteout[0] = '\0';
+	o->work = layer_ref_get(dir);
+	layer_ref_put(old);
+}
+
 int workdir_mark_volatile(struct ovl *o)
 {
 	static const char *const dirs[] = { "incompat", "incompat/volatile" };
@@ -225,6 +236,8 @@ void workdir_close(struct ovl *o)
 	 */
 	layer_ref_put(o->work);
 	o->work = NULL;
+	layer_ref_put(o->index);
+	o->index = NULL;
 }
 
 int work_publish(struct ovl *o, const char *temp, mode_t mode, int dirfd, const char *name,
