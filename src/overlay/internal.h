@@ -395,6 +395,13 @@ int verity_check(struct ovl *o, struct ovl_inode *i, struct layer_ref *at, const
 /* The same of whatever is not opened, if it is a metacopy at all. No lock is held. */
 int verity_check_data(struct ovl *o, struct ovl_inode *i);
 
+/* casefold.c: directories in which case does not matter. */
+/* Finds out which layers may hold some. work is prepared. */
+void casefold_init(struct ovl *o);
+bool casefold_is(struct layer_ref *at, const char *name);
+/* -ESTALE for one of them. To be asked of layers that may hold some. */
+int casefold_refuse(struct layer_ref *at, const char *name);
+
 /* identity.c */
 /*
  * Which uuids say of which layer a handle is, and what xino= and uuid= come to with these layers.

@@ -201,6 +201,9 @@ static int look_single(struct walk *w, struct layer_ref *at, const char *comp, s
 	} else {
 		if (unlikely(o->has_traps) && is_trap(o, at->layer, &f->st))
 			return -ELOOP;
+		err = unlikely(at->layer->may_fold) ? casefold_refuse(at, comp) : 0;
+		if (err < 0)
+			return err;
 		if (last_component)
 			w->is_dir = true;
 		if (w->last)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """-o verity=: the fs-verity digest that a metacopy holds of its data.
 
-Where the kernel has fs-verity the digests are real ones. Elsewhere verity_shim.c answers in its
+Where the kernel has fs-verity the digests are real ones. Elsewhere features_shim.c answers in its
 place, and the kernel's overlayfs is compared with for what has no digest.
 """
 
@@ -24,8 +24,8 @@ SEAL = "trusted.test-verity"
 @pytest.fixture(scope="module")
 def shim(tmp_path_factory):
     """The environment in which files have digests."""
-    library = tmp_path_factory.mktemp("shim") / "verity_shim.so"
-    source = Path(__file__).with_name("verity_shim.c")
+    library = tmp_path_factory.mktemp("shim") / "features_shim.so"
+    source = Path(__file__).with_name("features_shim.c")
     subprocess.run(["cc", "-shared", "-fPIC", "-O1", "-o", library, source], check=True, timeout=60)
     asan = lib.settings.sanitizer_env.get("ASAN_OPTIONS", "")
     return {"LD_PRELOAD": str(library), "ASAN_OPTIONS": f"{asan}:verify_asan_link_order=0"}
