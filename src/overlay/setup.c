@@ -439,6 +439,19 @@ static int begin_volatile(struct opening *p)
 	return 0;
 }
 
+static int check_casefold(struct opening *p)
+{
+	struct ovl *o = p->o;
+
+	for (unsigned int n = o->has_upper ? 0 : 1; n < o->layer_count; n++)
+		if (casefold_is(o->layers[n].root, ""))
+			return fail(p, -EINVAL,
+				    "in %s %s case does not matter (chattr +F): such directories "
+				    "cannot be united",
+				    root_kind(n), root_path(p, n));
+	return 0;
+}
+
 static bool root_has_mark(struct ovl *o, unsigned int layer, enum fmt_xattr which, char value)
 {
 	char buf[2];
@@ -539,7 +552,9 @@ static int open_all(struct opening *p)
 		o->layers[n].ambiguous_ids = ambiguous;
 	}
 	find_rights(o);
-	err = choose_features(p);
+	err = check_casefold(p);
+	if (err == 0)
+		err = choose_features(p);
 	if (err < 0)
 		return err;
 	probe_upper_xattrs(p);
@@ -559,6 +574,7 @@ static int open_all(struct opening *p)
 		if (err < 0)
 			return err;
 	}
+	casefold_init(o);
 	return make_root(o);
 }
 
