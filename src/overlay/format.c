@@ -7,6 +7,7 @@
 #include <linux/fs.h>
 #include <linux/limits.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 static const char *const trusted_names[FMT_XATTR_COUNT] = {
@@ -179,12 +180,42 @@ size_t fmt_protattr_encode(unsigned int flags, char out[2])
 	return n;
 }
 
+size_t fmt_nlink_encode(enum fmt_nlink_base base, int difference, char out[FMT_NLINK_MAX])
+{
+	return (size_t)snprintf(out, FMT_NLINK_MAX, "%c%+d", base == FMT_NLINK_LOWER ? 'L' : 'U',
+				difference);
+}
+
+int fmt_nlink_decode(const char *value, ssize_t size, enum fmt_nlink_base *base, int *difference)
+{
+	char digits[FMT_NLINK_MAX];
+	size_t len;
+	char *end;
+	long n;
+
+	if (size < 3 || size >= FMT_NLINK_MAX || (value[0] != 'U' && value[0] != 'L') ||
+	    (value[1] != '+' && value[1] != '-') || value[2] < '0' || value[2] > '9')
+		return -EINVAL;
+	len = (size_t)size - 1;
+	memcpy(digits, value + 1, len);
+	digits[len] = '\0';
+	errno = 0;
+	n = strtol(digits, &end, 10);
+	if (*end == '\n') /* kstrtoint() of the kernel allows one */
+		end++;
+	if (errno || *end || n < INT_MIN || n > INT_MAX)
+		return -EINVAL;
+	*base = value[0] == 'L' ? FMT_NLINK_LOWER : FMT_NLINK_UPPER;
+	*difference = (int)n;
+	return 0;
+}
+
 ssize_t fmt_fh_encode(const struct fmt_fh *fh, uint8_t out[FMT_FH_MAX])
 {
 	struct fh_header h = {
 		.version = FH_VERSION,
 		.magic = FH_MAGIC,
-		.flags = FH_FLAG_CPU_ENDIAN,
+		.flags = FH_FLAG_CPU_ENDIAN | (fh->upper ? FH_FLAG_PATH_UPPER : 0),
 		.type = fh->type,
 	};
 	size_t len = sizeof(h) + fh->fid_len;
@@ -215,11 +246,54 @@ int fmt_fh_decode(const void *value, size_t size, struct fmt_fh *fh)
 		return -ENODATA;
 	if (h.len - sizeof(h) > sizeof(fh->fid))
 		return -ENODATA;
+	fh->upper = h.flags & FH_FLAG_PATH_UPPER;
 	fh->type = h.type;
 	memcpy(fh->uuid, h.uuid, sizeof(fh->uuid));
 	fh->fid_len = (uint8_t)(h.len - sizeof(h));
 	memcpy(fh->fid, (const uint8_t *)value + sizeof(h), fh->fid_len);
 	return 0;
+}
+
+void fmt_index_name(const uint8_t *fh, size_t size, char out[FMT_INDEX_NAME_MAX])
+{
+	static const char digits[] = "0123456789abcdef";
+
+	for (size_t n = 0; n < size; n++) {
+		*out++ = digits[fh[n] >> 4];
+		*out++ = digits[fh[n] & 0xf];
+	}
+	*out = '\0';
+}
+
+static int hex_digit(char c)
+{
+	if (c >= '0' && c <= '9')
+		return c - '0';
+	if (c >= 'a' && c <= 'f')
+		return c - 'a' + 10;
+	if (c >= 'A' && c <= 'F')
+		return c - 'A' + 10;
+	return -1;
+}
+
+ssize_t fmt_index_name_decode(const char *name, uint8_t out[FMT_FH_MAX])
+{
+	size_t size = strlen(name) / 2;
+	struct fmt_fh fh;
+	int err;
+
+	if (size < FMT_FH_HEADER || size > FMT_FH_MAX)
+		return -EINVAL;
+	for (size_t n = 0; n < size; n++) {
+		int high = hex_digit(name[2 * n]);
+		int low = hex_digit(name[2 * n + 1]);
+
+		if (high < 0 || low < 0)
+			return -EINVAL;
+		out[n] = (uint8_t)(high << 4 | low);
+	}
+	err = fmt_fh_decode(out, size, &fh);
+	return err < 0 ? err : FMT_FH_HEADER + fh.fid_len;
 }
 
 void fmt_temp_name(uint64_t n, char out[FMT_TEMP_NAME_MAX])

@@ -70,17 +70,32 @@ unsigned int fmt_protattr_decode(const char *value, ssize_t size);
 /* Returns the length written to @out (at most 2); 0 means that the xattr is to be removed. */
 size_t fmt_protattr_encode(unsigned int flags, char out[2]);
 
+/*
+ * Value of FMT_NLINK, of a file that is in the index: how many links the union counts beyond those
+ * of the upper or the lower object.
+ */
+enum fmt_nlink_base { FMT_NLINK_UPPER, FMT_NLINK_LOWER };
+#define FMT_NLINK_MAX 13 /* with room for a NUL */
+/* Returns the length. */
+size_t fmt_nlink_encode(enum fmt_nlink_base base, int difference, char out[FMT_NLINK_MAX]);
+/* 0, or -EINVAL when malformed. */
+int fmt_nlink_decode(const char *value, ssize_t size, enum fmt_nlink_base *base, int *difference);
+
 /* A whiteout as it stands in a layer: a character device 0:0. */
 static inline bool fmt_is_whiteout(const struct statx *st)
 {
 	return S_ISCHR(st->stx_mode) && st->stx_rdev_major == 0 && st->stx_rdev_minor == 0;
 }
 
-/* FMT_ORIGIN: a file handle of the lower inode (struct ovl_fb). */
+/*
+ * FMT_ORIGIN: a file handle of the lower inode (struct ovl_fb). FMT_UPPER: one of a directory in
+ * upper.
+ */
 #define FMT_FH_MAX    255
 #define FMT_FH_HEADER 21
 
 struct fmt_fh {
+	bool upper;       /* of an upper object */
 	uint8_t type;     /* as name_to_handle_at(2) gives it */
 	uint8_t uuid[16]; /* s_uuid of the filesystem */
 	uint8_t fid_len;
@@ -94,6 +109,19 @@ ssize_t fmt_fh_encode(const struct fmt_fh *fh, uint8_t out[FMT_FH_MAX]);
  * -EINVAL when malformed.
  */
 int fmt_fh_decode(const void *value, size_t size, struct fmt_fh *fh);
+
+/*
+ * The name of an object's entry in workdir/index: the handle of its lower inode as stored in the
+ * origin xattr, in lowercase hex.
+ */
+#define FMT_INDEX_NAME_MAX (2 * FMT_FH_MAX + 1)
+/* @fh: encoded. */
+void fmt_index_name(const uint8_t *fh, size_t size, char out[FMT_INDEX_NAME_MAX]);
+/*
+ * The handle as encoded, its length returned: -EINVAL when the name is malformed, -ENODATA when it
+ * is of a format that is not known. As the kernel does, what follows the handle is ignored.
+ */
+ssize_t fmt_index_name_decode(const char *name, uint8_t out[FMT_FH_MAX]);
 
 /* Names in workdir: '#' and lowercase hex, as the kernel's ovl_tempname(). */
 #define FMT_TEMP_NAME_MAX 24

@@ -285,6 +285,7 @@ static int dir_handle(struct layer_ref *at, const char *name, struct fmt_fh *fh)
 	if (buf.h.handle_type < 0 || buf.h.handle_type > 0xff ||
 	    buf.h.handle_bytes > sizeof(fh->fid))
 		return -EOPNOTSUPP;
+	fh->upper = at->layer->index == 0;
 	fh->type = (uint8_t)buf.h.handle_type;
 	fh->fid_len = (uint8_t)buf.h.handle_bytes;
 	memcpy(fh->fid, buf.h.f_handle, buf.h.handle_bytes);

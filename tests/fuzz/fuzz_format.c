@@ -51,8 +51,39 @@ static void try_handle(const uint8_t *data, size_t size)
 	if (size < sizeof(fh))
 		return;
 	memcpy(&fh, data, sizeof(fh));
+	fh.upper = data[size - 1] & 1;
 	len = fmt_fh_encode(&fh, out);
 	check(len == (fh.fid_len <= sizeof(fh.fid) ? FMT_FH_HEADER + fh.fid_len : -EOVERFLOW));
+}
+
+static void try_nlink(const char *value, size_t size)
+{
+	enum fmt_nlink_base base;
+	char out[FMT_NLINK_MAX];
+	int again;
+	int n;
+	int rc = fmt_nlink_decode(value, (ssize_t)size, &base, &n);
+
+	check(rc == 0 || rc == -EINVAL);
+	if (rc < 0)
+		return;
+	check(*value == (base == FMT_NLINK_LOWER ? 'L' : 'U'));
+	size = fmt_nlink_encode(base, n, out);
+	check(size < FMT_NLINK_MAX);
+	check(fmt_nlink_decode(out, (ssize_t)size, &base, &again) == 0 && again == n);
+}
+
+static void try_index_name(const char *name)
+{
+	char again[FMT_INDEX_NAME_MAX];
+	uint8_t fh[FMT_FH_MAX];
+	ssize_t size = fmt_index_name_decode(name, fh);
+
+	check(size == -EINVAL || size == -ENODATA || (size >= FMT_FH_HEADER && size <= FMT_FH_MAX));
+	if (size < 0)
+		return;
+	fmt_index_name(fh, (size_t)size, again);
+	check(!strncasecmp(again, name, strlen(again)));
 }
 
 static void try_redirect(const char *value, size_t size)
@@ -135,6 +166,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 
 	try_origin(data, size);
 	try_handle(data, size);
+	try_nlink((const char *)data, size);
+	try_index_name(name);
 	try_redirect((const char *)data, size);
 	try_values(data, size);
 	try_name(false, name);
