@@ -100,32 +100,77 @@ static void free_lower(struct options *o)
 	free(o->lower);
 	o->lower = NULL;
 	o->lower_count = 0;
+	o->data_count = 0;
+	o->lower_complete = false;
 }
 
-/* Says what is wrong with the colons of @value, or returns the number of layers in *@count. */
-static int check_colons(struct reader *r, const char *value, size_t *count)
+static int append_layer(struct reader *r, const char *path, size_t len, bool data)
 {
-	const char *hint = "layers are separated by one ':', and a ':' in a path is written '\\:'";
+	struct options *o = r->o;
+	char **lower = reallocarray(o->lower, o->lower_count + 1, sizeof(*lower));
+
+	if (!lower)
+		return fail_memory(r);
+	o->lower = lower;
+	lower[o->lower_count] = strndup(path, len);
+	if (!lower[o->lower_count])
+		return fail_memory(r);
+	o->lower_count++;
+	o->data_count += data;
+	return 0;
+}
+
+#define COLON_HINT "layers are separated by one ':', and a ':' in a path is written '\\:'"
+
+/*
+ * Steps over the colons at @s, which end a layer of @data or not, to the next one and says of which
+ * kind that is. The kernel's grammar: once one layer follows "::", all must.
+ */
+static int read_colons(struct reader *r, const char *s, bool *data)
+{
+	size_t n = strspn(s, ":");
+
+	if (!s[n])
+		return fail(r, "lowerdir= ends with ':': " COLON_HINT);
+	if (n > 2)
+		return fail(r, "lowerdir= holds ':::': " COLON_HINT);
+	if (n == 1 && *data)
+		return fail(r, "lowerdir= holds a layer after the data-only ones: each layer after "
+			       "the first '::' is data-only and needs '::' before it");
+	*data = n == 2;
+	return (int)n;
+}
+
+/* The end of the layer at @s: the next ':' that no '\' protects, or the end of the list. */
+static const char *layer_end(const char *s)
+{
+	while (*s && *s != ':') {
+		if (*s == '\\' && s[1])
+			s++;
+		s++;
+	}
+	return s;
+}
+
+/* Says what is wrong with @value, or returns the number of layers in *@count. */
+static int check_lowerdir(struct reader *r, const char *value, size_t *count)
+{
+	size_t len = strlen(value), slashes = 0;
+	bool data = false;
 	size_t n = 1;
 
 	if (value[0] == ':')
-		return fail(r, "lowerdir= begins with ':': %s", hint);
-	for (const char *s = value; *s; s++) {
-		if (*s == '\\') {
-			if (!*++s)
-				return fail(r, "lowerdir= ends in a lone '\\': a '\\' in a path is "
-					       "written '\\\\'");
-			continue;
-		}
-		if (*s != ':')
-			continue;
-		if (!s[1])
-			return fail(r, "lowerdir= ends with ':': %s", hint);
-		if (s[1] == ':' && s[2] == ':')
-			return fail(r, "lowerdir= holds ':::': %s", hint);
-		if (s[1] == ':' && s[2])
-			return fail(r, "lowerdir= holds '::', which begins data-only layers: this "
-				       "version of plyfs does not have them");
+		return fail(r, "lowerdir= begins with ':': " COLON_HINT);
+	while (slashes < len && value[len - 1 - slashes] == '\\')
+		slashes++;
+	if (slashes % 2)
+		return fail(r, "lowerdir= ends in a lone '\\': a '\\' in a path is written '\\\\'");
+	for (const char *s = layer_end(value); *s; s = layer_end(s)) {
+		int colons = read_colons(r, s, &data);
+
+		if (colons < 0)
+			return colons;
+		s += colons;
 		n++;
 	}
 	*count = n;
@@ -135,39 +180,64 @@ static int check_colons(struct reader *r, const char *value, size_t *count)
 static int read_lowerdir(struct reader *r, const struct word *w, char *value)
 {
 	struct options *o = r->o;
+	const char *s = value;
+	bool data = false;
 	size_t count = 0;
 	int rc;
 
 	if (!value[0]) {
-		/* The kernel's way to take back an earlier lowerdir=. */
+		/* The kernel's way to take back earlier layers. */
 		free_lower(o);
 		return 0;
 	}
-	rc = check_colons(r, value, &count);
+	rc = check_lowerdir(r, value, &count);
 	if (rc < 0)
 		return rc;
 	if (count > OVL_MAX_LAYERS)
 		return fail(r, "lowerdir= names %zu layers: %d is the most", count, OVL_MAX_LAYERS);
 
 	free_lower(o);
-	o->lower = calloc(count, sizeof(*o->lower));
-	if (!o->lower)
-		return fail_memory(r);
-	while (o->lower_count < count) {
-		char *end = value;
+	for (;;) {
+		const char *end = layer_end(s);
 
-		while (*end && *end != ':')
-			end += *end == '\\' ? 2 : 1;
-
-		char *layer = strndup(value, end - value);
-
-		if (!layer)
-			return fail_memory(r);
-		unescape(layer); /* cannot fail: check_colons() saw every '\' followed */
-		o->lower[o->lower_count++] = layer;
-		value = end + 1;
+		rc = append_layer(r, s, end - s, data);
+		if (rc < 0)
+			return rc;
+		unescape(o->lower[o->lower_count - 1]); /* cannot fail: no '\' ends the list */
+		if (!*end)
+			break;
+		s = end + read_colons(r, end, &data);
 	}
+	o->lower_complete = true;
 	return 0;
+}
+
+/* lowerdir+= and datadir+=: one layer, and nothing in it means anything but itself. */
+static int add_layer(struct reader *r, const struct word *w, char *value, bool data)
+{
+	struct options *o = r->o;
+
+	if (!value[0])
+		return fail(r, "%s= is empty", w->name);
+	if (o->lower_complete)
+		return fail(r, "%s= cannot follow lowerdir=: name all layers in one way", w->name);
+	if (!data && o->data_count)
+		return fail(r, "lowerdir+= cannot follow datadir+=: data-only layers are the "
+			       "lowest, give them last");
+	if (o->lower_count == OVL_MAX_LAYERS)
+		return fail(r, "%s=%s is one layer too many: %d is the most", w->name, value,
+			    OVL_MAX_LAYERS);
+	return append_layer(r, value, strlen(value), data);
+}
+
+static int read_lowerdir_add(struct reader *r, const struct word *w, char *value)
+{
+	return add_layer(r, w, value, false);
+}
+
+static int read_datadir_add(struct reader *r, const struct word *w, char *value)
+{
+	return add_layer(r, w, value, true);
 }
 
 /* A string that must not be empty, unescaped into *@to. */
@@ -338,14 +408,11 @@ static int ignore(struct reader *r, const struct word *w, char *value)
 	return 0;
 }
 
-static int refuse(struct reader *r, const struct word *w, char *value)
-{
-	return fail(r, "%s: this version of plyfs does not have this option", w->name);
-}
-
 static const struct word words[] = {
 	/* The kernel's overlayfs, in the order of its documentation. */
 	{ "lowerdir", VALUE, read_lowerdir },
+	{ "lowerdir+", VALUE, read_lowerdir_add },
+	{ "datadir+", VALUE, read_datadir_add },
 	{ "upperdir", VALUE, read_upperdir },
 	{ "workdir", VALUE, read_workdir },
 	{ "userxattr", ALONE, read_userxattr },
@@ -376,8 +443,6 @@ static const struct word words[] = {
 	{ "default_permissions", ALONE, ignore },
 	{ "override_creds", ALONE, ignore },
 	{ "nooverride_creds", ALONE, ignore },
-	{ "lowerdir+", VALUE, refuse },
-	{ "datadir+", VALUE, refuse },
 
 	/* mount(2). */
 	{ "ro", ALONE, read_flags, .set = MS_RDONLY },
@@ -474,7 +539,7 @@ static const char *closest_word(const char *name)
 	for (size_t i = 0; i < ARRAY_SIZE(words); i++) {
 		size_t d = suggest_distance(name, words[i].name);
 
-		if (d < least && words[i].read != refuse) {
+		if (d < least) {
 			least = d;
 			best = words[i].name;
 		}
@@ -556,6 +621,10 @@ int options_check(struct options *o, char *message, size_t size)
 
 	if (!o->lower_count)
 		return fail(&r, "no lower layer: give -o lowerdir=DIR[:DIR...]");
+	if (o->data_count == o->lower_count)
+		return fail(&r,
+			    "all layers are data-only: give at least one other, with lowerdir+= "
+			    "before datadir+=");
 	if (o->upper && !o->work)
 		return fail(
 			&r,

@@ -4,8 +4,9 @@
  *
  * A list is split at ',' as the kernel's overlayfs splits its mount data: '\' protects the
  * character after it and stays in place for whoever reads the value. In upperdir= and workdir= "\X"
- * then means X; in lowerdir= ':' separates the layers, topmost first, and "\X" means X. Later words
- * win over earlier ones; nothing here opens a file.
+ * then means X; in lowerdir= ':' separates the layers, topmost first, "::" comes before each
+ * data-only one, and "\X" means X. In lowerdir+= and datadir+= every character is part of the path.
+ * Later words win over earlier ones; nothing here opens a file.
  *
  * Errors: 0 or a negative errno, with one line for people in @message, always NUL-terminated: what
  * was given and what to write instead. -EINVAL is a mistake of the caller's, -ENOMEM is ours.
@@ -27,12 +28,13 @@ enum option_choice {
 struct options {
 	char **lower; /* unescaped, topmost first */
 	size_t lower_count;
-	size_t data_count; /* of these, the last so many are data-only */
-	char *upper;       /* NULL: read-only */
-	char *work;        /* NULL after options_check() when there is no upper */
-	char *source;      /* fsname= or source=, else NULL */
-	char *subtype;     /* NULL: the default */
-	double timeout;    /* seconds; < 0: for ever */
+	size_t data_count;   /* of these, the last so many are data-only */
+	bool lower_complete; /* given by lowerdir=, to which nothing can be added */
+	char *upper;         /* NULL: read-only */
+	char *work;          /* NULL after options_check() when there is no upper */
+	char *source;        /* fsname= or source=, else NULL */
+	char *subtype;       /* NULL: the default */
+	double timeout;      /* seconds; < 0: for ever */
 	struct ovl_features features;
 	unsigned int given;        /* enum ovl_given */
 	unsigned long mount_flags; /* MS_* */

@@ -3,7 +3,7 @@
 #include <fcntl.h>
 #include <linux/fs.h>
 
-#include "overlay/internal.h"
+#include "overlay/index.h"
 #include "util/at.h"
 
 void attr_translate(struct ovl *o, struct ovl_inode *i, struct statx *st)
@@ -13,6 +13,10 @@ void attr_translate(struct ovl *o, struct ovl_inode *i, struct statx *st)
 	 * here. */
 	if (i->dir && inode_is_merged(i))
 		st->stx_nlink = 1;
+	else if (!i->dir && inode_has(i, INODE_INDEXED))
+		st->stx_nlink = i->index->nlink;
+	if (inode_is_metacopy(i))
+		st->stx_blocks = data_blocks(i->data, st->stx_size);
 }
 
 int attr_get(struct ovl *o, struct ovl_inode *i, struct statx *out)
@@ -181,7 +185,7 @@ static int kill_priv(struct ovl *o, const struct ovl_caller *caller, struct ovl_
 
 	if (err < 0 || i->dir || !(out->stx_mode & (S_ISUID | S_ISGID)))
 		return err;
-	err = copy_up(o, caller, i, COPY_ALL);
+	err = copy_up(o, caller, i, COPY_META);
 	if (err == 0)
 		err = reach(o, i, &r);
 	if (err < 0)
@@ -210,7 +214,7 @@ int ovl_setattr(struct ovl *o, const struct ovl_caller *caller, ovl_node node,
 	if (err == 0 && resize && i->type != DT_REG)
 		err = i->dir ? -EISDIR : -EINVAL;
 	if (err == 0)
-		err = copy_up(o, caller, i, resize ? set->size : COPY_ALL);
+		err = copy_up(o, caller, i, resize ? set->size : COPY_META);
 	if (err == 0 && resize)
 		err = set_size(o, caller, i, set);
 	if (err == 0)

@@ -6,14 +6,18 @@
  * While an object is copied it is marked INODE_COPYING, and no lock is held: who wants the same
  * waits, as does who wants to take its name away; everybody else goes on with the lower object.
  *
+ * With metacopy=on a file whose data nobody changes is copied without it: the copy has the size and
+ * no data, and is marked so. The data follows when it is needed, into the copy in its place; the
+ * mark goes when all of it is on disk.
+ *
  * A crash leaves the object where it was, and at most a file in workdir and an impure mark on the
- * parent.
+ * parent; or the copy without data, with some of it that counts for nothing.
  */
 #include <fcntl.h>
 #include <linux/fs.h>
 #include <sys/ioctl.h>
 
-#include "overlay/internal.h"
+#include "overlay/index.h"
 #include "util/at.h"
 #include "util/log.h"
 
@@ -56,14 +60,17 @@ struct copyup {
 	off_t limit;
 	struct ovl_inode *parent; /* referenced; NULL: an orphan, which stays nameless */
 	char name[NAME_MAX + 1];
-	struct layer_ref *from; /* where the lower object is */
+	unsigned int layer;        /* where that name is, of a non-directory */
+	struct index_entry *entry; /* the one it will have; owned; NULL: none */
+	struct layer_ref *from;    /* where the lower object is */
 	const char *from_name;
 	struct layer_ref *to_dir; /* upper directory of the parent */
 	struct statx st;          /* of the lower object */
 	off_t size;               /* of the data to be copied */
 	char temp[FMT_TEMP_NAME_MAX];
 	bool has_temp;
-	int fd;           /* of a regular file */
+	int fd;           /* of a regular file, or of a directory that is synced */
+	bool meta;        /* its data stays in lower */
 	bool broken_link; /* a lower hard link that loses its other names */
 	bool has_origin;
 };
@@ -95,7 +102,20 @@ static int make_temp(struct copyup *c)
 	err = make_object(c->o, work_fd(c), c->temp, type | (type == S_IFDIR ? 0700 : 0600),
 			  makedev(c->st.stx_rdev_major, c->st.stx_rdev_minor), target, &c->fd);
 	c->has_temp = err == 0;
+	/* Now, before it gets a mode that may forbid it. */
+	if (err == 0 && type == S_IFDIR && sync_wants_dirs(c->o)) {
+		c->fd = at_open(work_fd(c), c->temp, O_RDONLY | O_DIRECTORY);
+		err = min(c->fd, 0);
+	}
 	return err;
+}
+
+/* The lower file's data, or that of which it is a metacopy itself. */
+static int open_data(struct copyup *c, struct layer_ref **out)
+{
+	if (inode_is_metacopy(c->inode))
+		return data_open(c->o, c->inode->data, out);
+	return open_ref(c->o, c->from, c->from_name, LAYER_OPEN_READ, out);
 }
 
 static int copy_contents(struct copyup *c)
@@ -103,9 +123,11 @@ static int copy_contents(struct copyup *c)
 	autoref struct layer_ref *file = NULL;
 	int err;
 
+	if (c->meta)
+		return ftruncate(c->fd, (off_t)c->st.stx_size) < 0 ? -errno : 0;
 	if (c->size == 0)
 		return 0;
-	err = open_ref(c->o, c->from, c->from_name, LAYER_OPEN_READ, &file);
+	err = open_data(c, &file);
 	if (err < 0)
 		return err;
 	return copy_data(file, c->fd, c->size, c->caller);
@@ -122,6 +144,8 @@ static int store_marks(struct copyup *c)
 		return 0;
 	if (len)
 		err = at_setxattr(work_fd(c), c->temp, xname(c->o, FMT_PROTATTR), protattr, len, 0);
+	if (err == 0 && c->meta)
+		err = at_setxattr(work_fd(c), c->temp, xname(c->o, FMT_METACOPY), "", 0, 0);
 	/* A broken hard link is another file than its origin; an orphan has no place to be found
 	 * at. */
 	if (err < 0 || c->broken_link || !c->parent)
@@ -204,11 +228,14 @@ static void switch_to_upper(struct copyup *c)
 {
 	struct ovl_inode *i = c->inode;
 
-	inode_set(i, INODE_UPPER | (c->has_origin ? INODE_ORIGIN : 0));
+	if (!c->meta)
+		inode_clear(i, INODE_METACOPY);
+	inode_set(i, INODE_UPPER | (c->has_origin ? INODE_ORIGIN : 0) |
+			     (c->meta ? INODE_METACOPY : 0));
 	atomic_fetch_add_explicit(&c->o->copied_up, 1, memory_order_relaxed);
 }
 
-static int publish(struct copyup *c)
+static int publish_in_parent(struct copyup *c)
 {
 	struct ovl_inode *i = c->inode;
 	struct statx parent_st;
@@ -228,6 +255,8 @@ static int publish(struct copyup *c)
 		err = publish_name(c);
 		if (err == 0) {
 			c->has_temp = false;
+			if (i->names)
+				i->names->layer = 0;
 			if (c->broken_link)
 				i->ino = ino_compose(c->o, statx_dev(&st), st.stx_ino);
 			switch_to_upper(c);
@@ -272,6 +301,80 @@ static int publish_orphan(struct copyup *c)
 	return 0;
 }
 
+/* A file of the index gets its name in upper afterwards. */
+static int publish_in_index(struct copyup *c)
+{
+	struct ovl_inode *i = c->inode;
+	int err;
+
+	lock_take(&i->lock);
+	err = index_publish(c->o, i, c->temp, c->entry);
+	if (err == 0) {
+		c->has_temp = false;
+		c->entry = NULL;
+		switch_to_upper(c);
+		err = index_nlink_start(c->o, i);
+	}
+	lock_drop(&i->lock);
+	return err;
+}
+
+static int publish_dir_with_entry(struct copyup *c)
+{
+	struct ovl_inode *i = c->inode;
+	int err = index_publish_dir(c->o, c->temp, c->entry);
+
+	if (err < 0)
+		return err;
+	err = publish_in_parent(c);
+	if (err < 0) {
+		at_unlink(layer_fd(c->o->index), c->entry->name, AT_REMOVEDIR);
+		return err;
+	}
+	i->index = take_ptr(c->entry);
+	inode_set(i, INODE_INDEXED);
+	return 0;
+}
+
+static int publish(struct copyup *c)
+{
+	if (!c->parent)
+		return publish_orphan(c);
+	if (!c->entry)
+		return publish_in_parent(c);
+	return c->inode->dir ? publish_dir_with_entry(c) : publish_in_index(c);
+}
+
+static bool copies_meta_only(const struct copyup *c)
+{
+	return c->o->features.metacopy && c->limit == COPY_META && S_ISREG(c->st.stx_mode) &&
+	       c->parent && !c->o->no_xattr;
+}
+
+static off_t copied_size(const struct copyup *c, off_t size)
+{
+	return c->limit < 0 ? size : min(size, c->limit);
+}
+
+/* Where the data stays. What is a metacopy already knows it. */
+static int remember_data(struct copyup *c)
+{
+	struct ovl_inode *i = c->inode;
+	autofree char *path = NULL;
+	int err;
+
+	if (i->data)
+		return 0;
+	err = layer_path(c->o, c->parent, c->layer, c->name, false, &path);
+	if (err < 0)
+		return err;
+	i->data = data_place_new(c->layer, path, c->st.stx_blocks);
+	if (!i->data)
+		return -ENOMEM;
+	i->data->linked = c->st.stx_nlink > 1;
+	return 0;
+}
+
 static int run(struct copyup *c)
 {
 	int err = layer_stat(c->from, c->from_name, &c->st);
@@ -280,21 +383,130 @@ static int run(struct copyup *c)
 		err = -ESTALE;
 	if (err < 0)
 		return err == -ENOENT ? -ESTALE : err;
-	c->broken_link = !c->inode->dir && c->st.stx_nlink > 1;
-	if (S_ISREG(c->st.stx_mode))
-		c->size = (off_t)c->st.stx_size;
-	if (c->limit != COPY_ALL)
-		c->size = min(c->size, c->limit);
+	/* As the kernel: nothing is copied up of what has no data anywhere. */
+	if (inode_is_metacopy(c->inode)) {
+		err = data_find(c->o, c->inode->data);
+		if (err < 0)
+			return err;
+	}
+	if (inode_has(c->inode, INODE_TO_INDEX) && c->parent) {
+		err = index_entry_new(c->from, c->from_name, c->st.stx_nlink, &c->entry);
+		if (err < 0)
+			return err;
+	}
+	c->broken_link = !c->inode->dir && c->st.stx_nlink > 1 && !c->entry;
+	c->meta = copies_meta_only(c);
+	if (S_ISREG(c->st.stx_mode) && !c->meta)
+		c->size = copied_size(c, (off_t)c->st.stx_size);
+	if (c->meta) {
+		err = remember_data(c);
+		if (err < 0)
+			return err;
+	}
 	err = make_temp(c);
 	if (err == 0)
 		err = copy_contents(c);
 	if (err == 0)
 		err = copy_metadata(c);
 	/* What is seen after a crash is the whole file. */
-	if (err == 0 && c->size > 0 && fsync(c->fd) < 0)
-		err = -errno;
 	if (err == 0)
-		err = c->parent ? publish(c) : publish_orphan(c);
+		err = sync_copied(c->o, c->fd, c->size > 0);
+	if (err == 0)
+		err = publish(c);
+	return err;
+}
+
+/* What writing to the upper file may change and must not, since nobody wrote yet. */
+struct kept {
+	struct statx st;
+	char capability[64]; /* struct vfs_ns_cap_data has 24 */
+	ssize_t capability_size;
+	bool widened; /* its mode forbade us to write */
+};
+
+#define CAPABILITY "security.capability"
+
+static int open_to_fill(struct copyup *c, struct kept *k)
+{
+	struct reach r;
+	int err = reach(c->o, c->inode, &r);
+
+	if (err < 0)
+		return err;
+	err = layer_stat(r.at, r.name, &k->st);
+	if (err == 0 && !c->o->overrides_modes && !(k->st.stx_mode & S_IWUSR)) {
+		err = at_chmod(layer_fd(r.at), r.name, (k->st.stx_mode & 07777) | 0600);
+		k->widened = err == 0;
+	}
+	if (err == 0) {
+		k->capability_size = layer_getxattr(r.at, r.name, CAPABILITY, k->capability,
+						    sizeof(k->capability));
+		c->fd = open_fd(c->o, r.at, r.name, O_RDWR | O_NOCTTY | O_NONBLOCK);
+		err = c->fd < 0 ? c->fd : 0;
+	}
+	if (err < 0 && k->widened)
+		at_chmod(layer_fd(r.at), r.name, k->st.stx_mode & 07777);
+	reach_done(c->inode, &r);
+	return err;
+}
+
+static int put_back(struct copyup *c, struct kept *k)
+{
+	struct timespec times[2];
+	struct statx st;
+	int err = 0;
+
+	if (k->capability_size > 0)
+		err = at_setxattr(c->fd, "", CAPABILITY, k->capability, (size_t)k->capability_size,
+				  0);
+	if (err == 0)
+		err = at_statx(c->fd, "", &st);
+	if (err == 0 && st.stx_mode != k->st.stx_mode && !k->widened)
+		err = at_chmod(c->fd, "", k->st.stx_mode & 07777);
+	statx_times(&k->st, times);
+	return err < 0 ? err : at_utimens(c->fd, "", times);
+}
+
+static int fill(struct copyup *c, struct kept *k)
+{
+	autoref struct layer_ref *file = NULL;
+	int err;
+
+	/* What is to be cut off anyway: the file is then as it will be, whatever happens. */
+	if (c->size < (off_t)k->st.stx_size && ftruncate(c->fd, c->size) < 0)
+		return -errno;
+	err = c->size ? data_open(c->o, c->inode->data, &file) : 0;
+	if (err == 0 && c->size)
+		err = copy_data(file, c->fd, c->size, c->caller);
+	if (err == 0)
+		err = put_back(c, k);
+	return err < 0 ? err : sync_copied(c->o, c->fd, c->size > 0);
+}
+
+/* The data of a file of which upper has only a metacopy. */
+static int fill_metacopy(struct copyup *c)
+{
+	struct ovl_inode *i = c->inode;
+	struct kept k = { 0 };
+	int err = open_to_fill(c, &k);
+
+	if (err < 0)
+		return err;
+	c->size = copied_size(c, (off_t)k.st.stx_size);
+	err = fill(c, &k);
+	lock_take(&i->lock);
+	if (err == 0)
+		err = at_removexattr(c->fd, "", xname(c->o, FMT_METACOPY));
+	if (err == 0 || err == -ENODATA) {
+		err = 0;
+		inode_clear(i, INODE_METACOPY);
+	}
+	lock_drop(&i->lock);
+	if (err < 0 && c->size < (off_t)k.st.stx_size &&
+	    ftruncate(c->fd, (off_t)k.st.stx_size) == 0)
+		put_back(c, &k);
+	if (k.widened)
+		at_chmod(c->fd, "", k.st.stx_mode & 07777);
 	return err;
 }
 
@@ -317,7 +529,13 @@ static int locate(struct copyup *c)
 	if (i->dir)
 		return dir_ref(c->o, i, i->dir->lower[0].layer, false, &c->from);
 	c->from_name = c->name;
-	return dir_ref(c->o, c->parent, i->lower, false, &c->from);
+	return dir_ref(c->o, c->parent, c->layer, false, &c->from);
+}
+
+/* Whether @i is in upper as far as that is needed. */
+static bool is_up(const struct ovl_inode *i, off_t limit)
+{
+	return inode_has(i, INODE_UPPER) && (limit == COPY_META || !inode_is_metacopy(i));
 }
 
 static int copy_up_one(struct ovl *o, const struct ovl_caller *caller, struct ovl_inode *i,
@@ -328,7 +546,7 @@ static int copy_up_one(struct ovl *o, const struct ovl_caller *caller, struct ov
 
 	lock_take(&i->lock);
 	err = copyup_wait(o, caller, i);
-	if (err < 0 || inode_has(i, INODE_UPPER)) {
+	if (err < 0 || is_up(i, limit)) {
 		lock_drop(&i->lock);
 		return err;
 	}
@@ -336,6 +554,7 @@ static int copy_up_one(struct ovl *o, const struct ovl_caller *caller, struct ov
 		c.parent = i->names->parent;
 		atomic_fetch_add_explicit(&c.parent->refs, 1, memory_order_relaxed);
 		memcpy(c.name, i->names->text, (size_t)i->names->len + 1);
+		c.layer = i->names->layer;
 	} else if (!i->self) {
 		lock_drop(&i->lock);
 		return -ESTALE;
@@ -343,12 +562,17 @@ static int copy_up_one(struct ovl *o, const struct ovl_caller *caller, struct ov
 	inode_set(i, INODE_COPYING);
 	lock_drop(&i->lock);
 
-	err = locate(&c);
-	if (err == 0)
-		err = run(&c);
+	if (inode_has(i, INODE_UPPER)) {
+		err = fill_metacopy(&c);
+	} else {
+		err = locate(&c);
+		if (err == 0)
+			err = run(&c);
+	}
 	if (c.has_temp)
 		work_remove(o, c.temp);
 	close_fd(c.fd);
+	free(c.entry);
 	if (err == 0)
 		fdcache_drop(&o->fds, &i->file); /* the lower one */
 
@@ -386,7 +610,7 @@ int copy_up(struct ovl *o, const struct ovl_caller *caller, struct ovl_inode *i,
 {
 	if (!o->has_upper)
 		return -EROFS;
-	while (!inode_has(i, INODE_UPPER)) {
+	while (!is_up(i, limit)) {
 		struct ovl_inode *next = topmost_missing(o, i);
 		int err = copy_up_one(o, caller, next, next == i ? limit : COPY_ALL);
 
@@ -394,5 +618,5 @@ int copy_up(struct ovl *o, const struct ovl_caller *caller, struct ovl_inode *i,
 		if (err < 0)
 			return err;
 	}
-	return 0;
+	return index_link_up_last(o, caller, i);
 }

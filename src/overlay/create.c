@@ -10,7 +10,7 @@
 #include <fcntl.h>
 #include <sys/fsuid.h>
 
-#include "overlay/internal.h"
+#include "overlay/index.h"
 #include "util/at.h"
 
 struct creation {
@@ -243,6 +243,22 @@ static int create_locked(struct creation *c)
 	return err;
 }
 
+/*
+ * Layers that may not change while they are not mounted need no second look below a new directory:
+ * the kernel's overlayfs marks it so.
+ */
+static void spare_lookups(struct creation *c)
+{
+	const struct ovl_features *f = &c->o->features;
+	bool layers_may_change = !f->index && !f->metacopy && f->redirect != OVL_REDIRECT_ON &&
+				 f->xino != OVL_XINO_ON;
+
+	if (!S_ISDIR(c->mode) || c->opaque || layers_may_change || c->o->no_xattr ||
+	    !inode_lowers(c->parent))
+		return;
+	c->opaque = mark_set(c->o, c->dir, c->name, FMT_OPAQUE, "y", 1) == 0;
+}
+
 /* Makes the inode of an object just made. */
 static int adopt_new(struct creation *c, struct ovl_inode **out)
 {
@@ -293,6 +309,7 @@ static int create(struct creation *c, struct ovl_inode **out)
 	lock_take(&c->parent->lock);
 	err = create_locked(c);
 	if (err == 0) {
+		spare_lookups(c);
 		err = adopt_new(c, out);
 		if (err < 0)
 			undo(c);
@@ -502,8 +519,11 @@ static int link_inode(struct ovl *o, const struct ovl_caller *caller, struct ovl
 	if (err == 0 && inode_has(i, INODE_ORIGIN))
 		err = mark_impure(o, parent, dir);
 	if (err == 0)
+		err = index_nlink_start(o, i);
+	if (err == 0)
 		err = link_real(o, &r, dir, name);
 	if (err == 0) {
+		index_nlink_added(i);
 		name_insert(o, n, i, &other);
 		if (i->self) { /* an O_TMPFILE gets its first name */
 			self = i->self;
@@ -518,6 +538,27 @@ static int link_inode(struct ovl *o, const struct ovl_caller *caller, struct ovl
 	reach_in_done(parent, i, &r);
 	layer_ref_put(self);
 	inode_put(o, other);
+	return err;
+}
+
+/* Whatever name a metacopy gets, it has to lead to the data. */
+static int redirect_for_link(struct ovl *o, struct ovl_inode *i)
+{
+	autoref struct layer_ref *at = NULL;
+	int err = 0;
+
+	if (!inode_is_metacopy(i))
+		return 0;
+	pthread_rwlock_rdlock(&o->topology);
+	lock_take(&i->lock);
+	if (inode_is_metacopy(i) && i->names) {
+		err = dir_ref(o, i->names->parent, 0, true, &at);
+		if (err == 0)
+			err = redirect_set(o, i->names->parent, at, i->names->text, i->names->text,
+					   true);
+	}
+	lock_drop(&i->lock);
+	pthread_rwlock_unlock(&o->topology);
 	return err;
 }
 
@@ -540,7 +581,9 @@ int ovl_link(struct ovl *o, const struct ovl_caller *caller, ovl_node node, ovl_
 	if (err == 0) /* before anything is copied up for nothing */
 		err = protattr_check(i, false);
 	if (err == 0)
-		err = copy_up(o, caller, i, COPY_ALL);
+		err = copy_up(o, caller, i, COPY_META);
+	if (err == 0)
+		err = redirect_for_link(o, i);
 	if (err == 0)
 		err = upper_parent(o, caller, p, &dir);
 	if (err == 0)

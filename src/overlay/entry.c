@@ -3,17 +3,31 @@
  * Entries: what lookup.c finds in the layers gets an inode, and names and hard links of one object
  * come to the same one.
  */
-#include "overlay/internal.h"
+#include "overlay/index.h"
+#include "util/log.h"
+
+/* BTRFS_EMPTY_SUBVOL_DIR_OBJECTID: all that stand for a subvolume that is not in a snapshot. */
+#define BTRFS_STUB_INO 2
 
 /* Whether hard links of an object share one inode: not those of lower files that will be broken. */
 static bool shares_links(const struct ovl *o, const struct looked_up *l)
 {
+	if (l->by_lower)
+		return true;
 	return !l->stack && l->st.stx_nlink > 1 && ((l->flags & INODE_UPPER) || !o->has_upper);
 }
 
-/* Hard links share an inode within one layer only: there each name leads to the object. */
+/* No layer has such an index. */
+#define BY_LOWER ((dev_t)0xffff << 48)
+
+/*
+ * Hard links share an inode within one layer only: there each name leads to the object. With an
+ * index they share one over all layers.
+ */
 static dev_t link_key(const struct looked_up *l)
 {
+	if (l->by_lower)
+		return l->lower_dev ^ BY_LOWER;
 	return statx_dev(&l->st) ^ (dev_t)l->lower << 48;
 }
 
@@ -34,6 +48,9 @@ static struct ovl_inode *inode_from(struct ovl *o, struct looked_up *l)
 	if (!i)
 		return NULL;
 	l->stack = NULL;
+	i->data = l->data;
+	l->data = NULL;
+	i->index = take_ptr(l->index);
 	i->flags = l->flags;
 	i->lower = (uint16_t)l->lower;
 	i->ino = l->ino;
@@ -45,26 +62,58 @@ static struct ovl_inode *inode_from(struct ovl *o, struct looked_up *l)
 	return i;
 }
 
+/*
+ * Redirects made by hand, or copied with a directory, may show one lower directory at two places,
+ * with one number, and a loop if one is inside the other. As the kernel does: the one that is in
+ * use already is the directory, the other is stale.
+ */
+static int check_single_place(struct ovl *o, struct ovl_inode *parent, const char *name,
+			      struct ovl_inode *i, const struct looked_up *l)
+{
+	dev_t dev = l->lower_dev ^ (dev_t)i->dir->lower[0].layer << 48;
+	struct ovl_inode *other;
+
+	if (l->lower_ino == BTRFS_STUB_INO)
+		return 0;
+	other = link_insert(o, i, dev, l->lower_ino);
+	if (!other)
+		return 0;
+	inode_put(o, other);
+	log_warning("'%s' is the same lower directory as another that is in use: redirected twice?",
+		    name);
+	lock_take(&i->lock);
+	name_free(o, name_remove(o, i, parent, name, strlen(name)));
+	lock_drop(&i->lock);
+	return -ESTALE;
+}
+
 int lookup_instantiate(struct ovl *o, struct ovl_inode *parent, const char *name,
 		       struct looked_up *l, struct ovl_inode **out)
 {
 	dev_t dev = link_key(l);
+	uint64_t link_ino = l->by_lower ? l->lower_ino : l->st.stx_ino;
+	bool alias = l->lower_alias || !(l->flags & INODE_UPPER);
 	struct ovl_inode *i = NULL;
 	struct ovl_inode *other = NULL;
 	struct ovl_name *n = name_new(parent, name, strlen(name));
 
 	if (!n)
 		return -ENOMEM;
+	n->layer = alias ? (uint16_t)l->lower : 0;
 	if (shares_links(o, l))
-		i = link_find(o, dev, l->st.stx_ino);
+		i = link_find(o, dev, link_ino);
 	if (!i) {
 		i = inode_from(o, l);
 		if (!i) {
 			name_free(o, n);
 			return -ENOMEM;
 		}
+		lock_take(&i->lock);
 		if (shares_links(o, l) && !i->dir)
-			other = link_insert(o, i, dev, l->st.stx_ino);
+			other = link_insert(o, i, dev, link_ino);
+		if (!other)
+			index_settle(o, i);
+		lock_drop(&i->lock);
 		if (other) {
 			inode_put(o, i);
 			i = other;
@@ -74,10 +123,19 @@ int lookup_instantiate(struct ovl *o, struct ovl_inode *parent, const char *name
 	name_insert(o, n, i, &other);
 	if (!other)
 		drop_self(i);
+	if (!other && alias && inode_has(i, INODE_INDEXED))
+		inode_set(i, INODE_ALIASES);
 	lock_drop(&i->lock);
 	if (other) { /* somebody else looked the same name up meanwhile */
 		inode_put(o, i);
 		i = other;
+	} else if (i->dir && l->lower_ino) {
+		int err = check_single_place(o, parent, name, i, l);
+
+		if (err < 0) {
+			inode_put(o, i);
+			return err;
+		}
 	}
 	*out = i;
 	return 0;

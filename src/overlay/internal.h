@@ -30,6 +30,7 @@
 #include "util/lock.h"
 
 struct ovl_inode;
+struct writeback;
 
 /* A name of an object: a directory entry of the union that somebody looked up. */
 struct ovl_name {
@@ -38,6 +39,11 @@ struct ovl_name {
 	struct ovl_inode *parent;   /* a reference is held */
 	struct ovl_inode *inode;    /* none is held: the inode owns its names */
 	uint32_t hash;
+	/*
+	 * Of a non-directory: the layer in which this name leads to it, 0 for upper. With an index
+	 * some names may be in upper and others not yet. Guarded by the inode's lock.
+	 */
+	uint16_t layer;
 	uint8_t len;
 	char text[];
 };
@@ -47,10 +53,23 @@ struct real_dir {
 	struct layer_ref *ref; /* slot of the fd cache */
 	/*
 	 * Path below the layer's root where a redirect leads; NULL: the directory of the same layer
-	 * in the parent, and there our name. Constant.
+	 * in the parent, and there our name. Guarded by topology: a merged directory that is moved
+	 * gets the path it had.
 	 */
 	char *path;
 	uint16_t layer; /* constant */
+};
+
+/*
+ * Where the data of a file is whose topmost object is a metacopy: a lower file, found by its path
+ * below the layer's root. Made once in the life of an inode, and owned by it.
+ */
+struct data_place {
+	/* 0: one of the data-only layers, to be found at the first use */
+	_Atomic uint16_t layer;
+	_Atomic uint64_t blocks; /* st_blocks */
+	bool linked; /* the topmost lower object is a hard link: other names must lead here too */
+	char path[];
 };
 
 /* The real directories of a directory. The array is fixed when the inode is made. */
@@ -71,6 +90,10 @@ enum inode_flag {
 	INODE_XWHITE = 1 << 7,    /* a lower directory may hold xattr whiteouts */
 	INODE_LISTED = 1 << 8,    /* an open directory's listing goes into the kernel's cache */
 	INODE_NO_DEFACL = 1 << 9, /* upper directory is known to have no default ACL */
+	INODE_TO_INDEX = 1 << 16, /* gets an index entry when it is copied up; constant */
+	INODE_INDEXED = 1 << 17,  /* has one; cleared when the union has no name of it any more */
+	INODE_ALIASES = 1 << 18,  /* is in upper, but not by all of its names */
+	INODE_METACOPY = 1 << 10, /* the topmost object has no data: data is set; cleared once */
 };
 
 struct ovl_inode {
@@ -92,7 +115,9 @@ struct ovl_inode {
 	 * Guarded by the lock, of directories also by topology. A reference is held.
 	 */
 	struct layer_ref *self;
-	struct layer_ref *file; /* opened contents; slot of the fd cache */
+	struct layer_ref *file;    /* opened contents; slot of the fd cache */
+	struct index_entry *index; /* overlay/index.h; set before INODE_INDEXED is, then constant */
+	struct data_place *data;   /* set before INODE_METACOPY is, and then constant */
 
 	/* Link hash (table.c): where hard links find each other. */
 	struct ovl_inode *link_next; /* guarded by the link shard */
@@ -160,14 +185,16 @@ struct ovl {
 	bool samefs;                  /* every layer has the same st_dev */
 	struct ovl_features features; /* in effect; userxattr is ovl.userxattr */
 	unsigned int name_max;
-	unsigned int dev_bits;
+	unsigned int ino_shift; /* the bit of st_ino that says that it is hashed; see ino.c */
 	dev_t *devs; /* st_dev of the layers, each once; the index is what goes into st_ino */
 	unsigned int dev_count;
-	struct layer_ref *work; /* workdir/work */
+	struct layer_ref *work;  /* where temporary files are: workdir/work, with an index that */
+	struct layer_ref *index; /* workdir/index; NULL: none */
 	uint64_t workdir_ino;
 	bool has_traps; /* upper or work lies inside a lower layer */
 	int upper_lock; /* fds that hold flock(2) */
 	int work_lock;
+	struct writeback *writeback; /* of a volatile mount, else NULL */
 	void (*attr_changed)(void *ctx, ovl_node node, bool listing);
 	void *ctx;
 
@@ -213,6 +240,12 @@ static inline void inode_opened(struct ovl_inode *i)
 static inline bool inode_is_dir(const struct ovl_inode *i)
 {
 	return i->dir != NULL;
+}
+
+/* Whether the data is in a lower layer although the topmost object is not. */
+static inline bool inode_is_metacopy(const struct ovl_inode *i)
+{
+	return inode_has(i, INODE_METACOPY);
 }
 
 /* How many lower directories show through: none any more once upper is opaque. */
@@ -270,7 +303,10 @@ void name_insert_over(struct ovl *o, struct ovl_name *n, struct ovl_inode *i);
 struct ovl_name *name_remove(struct ovl *o, struct ovl_inode *i, struct ovl_inode *parent,
 			     const char *text, size_t len);
 
-/* Hard links: the inode of a real object, with a reference; NULL. */
+/*
+ * The link hash, where hard links find each other, and two directories that are redirected to one
+ * place do. The inode of a real object, with a reference; NULL.
+ */
 struct ovl_inode *link_find(struct ovl *o, dev_t dev, uint64_t ino);
 /*
  * Enters @i under its real object, unless it is in already (NULL) or another live inode is (that
@@ -305,9 +341,32 @@ int open_fd(struct ovl *o, struct layer_ref *at, const char *name, int flags);
 /* As layer_open(), but makes room when there are no more fds. */
 int open_ref(struct ovl *o, struct layer_ref *at, const char *path, enum layer_open how,
 	     struct layer_ref **out);
+/* Opens a path of any length. @base is consumed. */
+int open_path(struct ovl *o, struct layer_ref *base, const char *path, enum layer_open how,
+	      struct layer_ref **out);
 /* @i's contents, of upper if it is there. @write: -EROFS unless copied up. No lock is held. */
 int file_ref(struct ovl *o, struct ovl_inode *i, bool write, struct layer_ref **out);
 struct real_dir *stack_find(struct ovl_inode *dir, unsigned int layer);
+
+/* metacopy.c: files whose data is elsewhere than their topmost object. */
+/* @layer 0: not known yet. NULL: no memory. */
+struct data_place *data_place_new(unsigned int layer, const char *path, uint64_t blocks);
+/*
+ * Opens the data of a file whose topmost object is a metacopy. -ENOENT: no data-only layer has it.
+ */
+int data_open(struct ovl *o, struct data_place *data, struct layer_ref **out);
+/* Finds out in which data-only layer it is. -ENOENT. */
+int data_find(struct ovl *o, struct data_place *data);
+/* st_blocks of such a file. @size: its st_size. */
+uint64_t data_blocks(struct data_place *data, uint64_t size);
+/*
+ * The xattr that lets a moved object be found in the layers below: the path it has in the union
+ * now, or, unless @absolute, its name. To be set before it moves, or gets another name. -EXDEV when
+ * that cannot be. @at and @at_name: the upper object. @name: its name in @dir. Its lock and
+ * topology are held.
+ */
+int redirect_set(struct ovl *o, struct ovl_inode *dir, struct layer_ref *at, const char *at_name,
+		 const char *name, bool absolute);
 
 /* ino.c: one number space over all layers. */
 int ino_init(struct ovl *o);
@@ -322,6 +381,15 @@ static inline void statx_times(const struct statx *st, struct timespec times[2])
 	times[0] = (struct timespec){ st->stx_atime.tv_sec, st->stx_atime.tv_nsec };
 	times[1] = (struct timespec){ st->stx_mtime.tv_sec, st->stx_mtime.tv_nsec };
 }
+
+/* identity.c */
+/*
+ * Which uuids say of which layer a handle is, and what xino= and uuid= come to with these layers.
+ * After ino_init(), with features settled otherwise.
+ */
+void identity_init(struct ovl *o);
+/* Gives upper its uuid. work is prepared. */
+void identity_set_uuid(struct ovl *o);
 
 /* origin.c */
 /* stx_ino and so on of the lower object that an upper one came from; -ENODATA when unknown. */
@@ -355,13 +423,25 @@ struct looked_up {
 	unsigned int flags; /* enum inode_flag */
 	unsigned int lower; /* layer of the topmost lower non-directory */
 	uint64_t ino;       /* of the union */
+	dev_t lower_dev;    /* the topmost lower directory; or @by_lower */
+	uint64_t lower_ino;
 	unsigned int protattr;
-	struct dirstack *stack; /* directories; owned */
+	struct dirstack *stack;    /* directories; owned */
+	struct data_place *data;   /* INODE_METACOPY; owned */
+	struct index_entry *index; /* INODE_INDEXED; owned */
+	bool lower_alias;          /* what is in upper has no name there: this one is of lower */
+	bool by_lower;             /* hard links find each other by the lower object */
 };
 
 /* Looks @name up in the layers of @dir. -ENOENT. Touches no inode. */
 int lookup_real(struct ovl *o, struct ovl_inode *dir, const char *name, struct looked_up *out);
 void looked_up_free(struct looked_up *l);
+/*
+ * The path of @name in @dir from the root of a layer that @dir is in; owned by the caller.
+ * @topology_held: the caller has ovl.topology.
+ */
+int layer_path(struct ovl *o, struct ovl_inode *dir, unsigned int layer, const char *name,
+	       bool topology_held, char **out);
 /* Whether some lower layer of @dir shows @name: a whiteout is needed to hide it. */
 bool lower_has(struct ovl *o, struct ovl_inode *dir, const char *name, bool topology_held);
 /* Whether an object that is no directory is a whiteout. @st is its own. */
@@ -404,7 +484,8 @@ bool caller_has(const struct ovl_caller *caller, unsigned int capability);
 bool caller_in_group(const struct ovl_caller *caller, gid_t gid);
 
 /* copyup.c */
-#define COPY_ALL ((off_t)-1)
+#define COPY_ALL  ((off_t)-1)
+#define COPY_META ((off_t)-2) /* data may stay where it is, with metacopy=on */
 /*
  * Makes sure that @i and all its parents are in upper. At most @limit bytes of data are copied, for
  * the one who truncates. -EROFS without upper. No lock is held; returns with none.
@@ -421,10 +502,28 @@ int copy_data(struct layer_ref *from, int to, off_t size, const struct ovl_calle
 int copy_xattrs(struct ovl *o, struct layer_ref *from, const char *from_name, int to,
 		const char *to_name);
 
+/* sync.c: what -o fsync= asks for. */
+/* Whether a directory that is copied up is synced; then sync_copied() wants it opened. */
+bool sync_wants_dirs(const struct ovl *o);
+/*
+ * Before a copied-up object is shown: syncs its data if it has some, and with fsync=strict whatever
+ * @fd is. -1: nothing that could be synced.
+ */
+int sync_copied(struct ovl *o, int fd, bool has_data);
+/* How writing to a file of upper ended: a volatile mount remembers when something was lost. */
+void sync_note(struct ovl *o, ssize_t result);
+
 /* workdir.c */
 /* Sweeps and opens workdir/work. */
 int workdir_prepare(struct ovl *o, struct layer_ref *workdir, const char *path, char *message,
 		    size_t size);
+/* From now on temporary files are made in @dir; at mount only. */
+void work_move(struct ovl *o, struct layer_ref *dir);
+/*
+ * Leaves the mark of a volatile mount in work, for which every later mount, the kernel's too,
+ * refuses it.
+ */
+int workdir_mark_volatile(struct ovl *o);
 void workdir_close(struct ovl *o);
 void temp_name(struct ovl *o, char out[FMT_TEMP_NAME_MAX]);
 /* Removes a file, or a directory with whatever is in it. @depth: how many levels at most. */

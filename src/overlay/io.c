@@ -142,8 +142,10 @@ ssize_t ovl_write(struct ovl *o, const struct ovl_caller *caller, ovl_node node,
 		n = append_check(caller, i, file, off);
 	if (n == 0 && kill_priv)
 		n = drop_suidgid(o, caller, i, layer_fd(file));
-	if (n == 0)
+	if (n == 0) {
 		n = write_all(layer_fd(file), buf, size, off);
+		sync_note(o, n);
+	}
 	inode_put(o, i);
 	return n;
 }
@@ -172,8 +174,10 @@ int ovl_fallocate(struct ovl *o, const struct ovl_caller *caller, ovl_node node,
 		err = writable_file(o, caller, i, &file);
 	if (err == 0)
 		err = drop_suidgid_for(o, caller, i, file);
-	if (err == 0 && fallocate(layer_fd(file), mode, off, len) < 0)
+	if (err == 0 && fallocate(layer_fd(file), mode, off, len) < 0) {
 		err = -errno;
+		sync_note(o, err);
+	}
 	inode_put(o, i);
 	return err;
 }
@@ -229,56 +233,6 @@ ssize_t ovl_copy_file_range(struct ovl *o, const struct ovl_caller *caller, ovl_
 	inode_put(o, from);
 	inode_put(o, to);
 	return n;
-}
-
-static int sync_fd(int fd, bool datasync)
-{
-	return (datasync ? fdatasync(fd) : fsync(fd)) < 0 ? -errno : 0;
-}
-
-static int sync_dir(struct ovl *o, struct ovl_inode *dir, bool datasync)
-{
-	autoref struct layer_ref *ref = NULL;
-	autofd int fd = -1;
-	int err = dir_ref(o, dir, 0, false, &ref);
-
-	if (err < 0)
-		return err;
-	fd = open_fd(o, ref, "", O_RDONLY | O_DIRECTORY);
-	return fd < 0 ? fd : sync_fd(fd, datasync);
-}
-
-int ovl_fsync(struct ovl *o, ovl_node node, bool datasync)
-{
-	struct ovl_inode *i = inode_get(o, node);
-	autoref struct layer_ref *file = NULL;
-	int err = 0;
-
-	if (!i)
-		return -ESTALE;
-	if (inode_has(i, INODE_UPPER)) {
-		if (i->dir) {
-			err = sync_dir(o, i, datasync);
-		} else {
-			err = file_ref(o, i, false, &file);
-			if (err == 0)
-				err = sync_fd(layer_fd(file), datasync);
-		}
-	}
-	inode_put(o, i);
-	return err;
-}
-
-int ovl_syncfs(struct ovl *o)
-{
-	autofd int fd = -1;
-
-	if (!o->has_upper)
-		return 0;
-	fd = open_fd(o, o->layers[0].root, "", O_RDONLY | O_DIRECTORY);
-	if (fd < 0)
-		return fd;
-	return syncfs(fd) < 0 ? -errno : 0;
 }
 
 #define PROTECTING_FLAGS  (FS_IMMUTABLE_FL | FS_APPEND_FL)
@@ -352,7 +306,7 @@ static int change(struct ovl *o, const struct ovl_caller *caller, ovl_node node,
 	if (err == 0)
 		err = may_change_flags(o, caller, i, protattr);
 	if (err == 0)
-		err = copy_up(o, caller, i, COPY_ALL);
+		err = copy_up(o, caller, i, COPY_META);
 	if (err == 0)
 		err = reach(o, i, &r);
 	if (err == 0) {

@@ -67,7 +67,8 @@ struct layer_ops {
 	off_t (*seek)(struct layer_ref *file, off_t off, int whence);
 	/* File handle as stored in the origin xattr. -EOPNOTSUPP where there is none. */
 	int (*handle)(struct layer_ref *at, const char *name, struct fmt_fh *fh);
-	/* The object of a handle made by handle(); -ESTALE when it is gone. */
+	/* The object of a handle made by handle(), as LAYER_OPEN_PATH; -ESTALE when it is gone. */
+	int (*open_handle)(struct layer *layer, const struct fmt_fh *fh, struct layer_ref **out);
 	int (*stat_handle)(struct layer *layer, const struct fmt_fh *fh, struct statx *st);
 	/* FS_IOC_GETFLAGS and FS_IOC_FSGETXATTR of a file or directory. -ENOTTY. */
 	int (*query)(struct layer_ref *at, const char *name, unsigned long request, void *arg);
@@ -83,9 +84,13 @@ struct layer {
 	uint64_t root_ino;
 	uint64_t mnt_id;  /* STATX_MNT_ID of the root; 0: unknown, or a private mount without others
 			   */
-	uint8_t uuid[16]; /* s_uuid, zero if it has none or the kernel does not say */
-	bool has_handles; /* handle() works */
-	bool can_decode;  /* stat_handle() works: export operations and CAP_DAC_READ_SEARCH */
+	uint8_t uuid[16]; /* s_uuid, zero if it has none, the kernel does not say, or with uuid=off
+			   */
+	bool ambiguous_uuid; /* which does not say that a handle is of this layer */
+	uint32_t magic;      /* f_type of statfs(2) */
+	bool ino32; /* numbers of inodes have 32 bits, as far as the kernel's overlayfs knows */
+	bool has_handles;    /* handle() works */
+	bool can_decode;     /* stat_handle() works: export operations and CAP_DAC_READ_SEARCH */
 	struct fdcache *fds; /* gives fds up when there are no more; NULL: nothing to give */
 	bool ambiguous_ids; /* 65534 is a number of our user namespace, which is not the initial one
 			     */

@@ -3,12 +3,14 @@
 #include <fcntl.h>
 #include <linux/btrfs.h>
 #include <linux/fs.h>
+#include <linux/magic.h>
 #include <linux/mount.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/sysmacros.h>
 #include <sys/syscall.h>
+#include <sys/vfs.h>
 
 #include "overlay/fdcache.h"
 #include "overlay/layer.h"
@@ -293,7 +295,7 @@ static int dir_handle(struct layer_ref *at, const char *name, struct fmt_fh *fh)
 	return 0;
 }
 
-static int dir_stat_handle(struct layer *layer, const struct fmt_fh *fh, struct statx *st)
+static int open_handle_fd(struct layer *layer, const struct fmt_fh *fh)
 {
 	union handle_buf buf = { .h.handle_bytes = fh->fid_len, .h.handle_type = fh->type };
 	autofd int mount_fd = -1;
@@ -308,9 +310,30 @@ static int dir_stat_handle(struct layer *layer, const struct fmt_fh *fh, struct 
 			return mount_fd;
 		fd = open_by_handle_at(mount_fd, &buf.h, O_PATH | O_CLOEXEC);
 	}
+	return fd < 0 ? -errno : take_fd(&fd);
+}
+
+static int dir_open_handle(struct layer *layer, const struct fmt_fh *fh, struct layer_ref **out)
+{
+	autofd int fd = -1;
+
+	do {
+		fd = open_handle_fd(layer, fh);
+	} while (fdcache_made_room(layer->fds, fd));
 	if (fd < 0)
-		return -errno;
-	return at_statx(fd, "", st);
+		return fd;
+	*out = layer_dir_adopt(layer, fd, false);
+	if (!*out)
+		return -ENOMEM;
+	take_fd(&fd);
+	return 0;
+}
+
+static int dir_stat_handle(struct layer *layer, const struct fmt_fh *fh, struct statx *st)
+{
+	autofd int fd = open_handle_fd(layer, fh);
+
+	return fd < 0 ? fd : at_statx(fd, "", st);
 }
 
 static int dir_query(struct layer_ref *at, const char *name, unsigned long request, void *arg)
@@ -337,6 +360,7 @@ static const struct layer_ops dir_ops = {
 	.read = dir_read,
 	.seek = dir_seek,
 	.handle = dir_handle,
+	.open_handle = dir_open_handle,
 	.stat_handle = dir_stat_handle,
 	.query = dir_query,
 	.statfs = dir_statfs,
@@ -391,6 +415,9 @@ static void read_uuid(int fd, uint8_t out[16])
 		memcpy(out, ext4.uuid, sizeof(ext4.uuid));
 }
 
+/* Type of the handles of most filesystems: number and generation, of 32 bits each. */
+#define FILEID_INO32_GEN 1
+
 static void probe_handles(struct layer *layer)
 {
 	struct fmt_fh fh;
@@ -401,6 +428,9 @@ static void probe_handles(struct layer *layer)
 		read_uuid(fd, layer->uuid);
 	layer->has_handles = dir_handle(layer->root, "", &fh) == 0;
 	layer->can_decode = layer->has_handles && dir_stat_handle(layer, &fh, &st) == 0;
+	/* xfs makes such handles too, of numbers that happen to be small */
+	layer->ino32 = layer->can_decode && fh.type == FILEID_INO32_GEN && fh.fid_len == 8 &&
+		       layer->magic != XFS_SUPER_MAGIC;
 }
 
 /* Whether @path is below @dir. Both absolute and canonical. */
@@ -444,11 +474,13 @@ static int layer_init(struct layer *out, int *fd, unsigned int index, bool priva
 {
 	struct layer layer = { .ops = &dir_ops, .index = index };
 	struct statvfs vfs;
+	struct statfs fs;
 	struct statx st;
 
 	if (statx(*fd, "", AT_EMPTY_PATH, AT_STATX_WANTED | STATX_MNT_ID, &st) < 0 ||
-	    fstatvfs(*fd, &vfs) < 0)
+	    fstatvfs(*fd, &vfs) < 0 || fstatfs(*fd, &fs) < 0)
 		return -errno;
+	layer.magic = (uint32_t)fs.f_type;
 	layer.dev = makedev(st.stx_dev_major, st.stx_dev_minor);
 	layer.root_ino = st.stx_ino;
 	layer.read_only = vfs.f_flag & ST_RDONLY;

@@ -7,7 +7,7 @@
 #include <limits.h>
 #include <linux/fs.h>
 
-#include "overlay/internal.h"
+#include "overlay/index.h"
 #include "util/log.h"
 
 /* What is known while walking down the layers. */
@@ -17,12 +17,14 @@ struct walk {
 			   * with '/' */
 	char *owned;      /* behind name, once a redirect changed it */
 	bool redirected;
-	bool is_dir; /* a directory was found */
+	bool absolute; /* the last redirect began with '/' */
+	bool is_dir;   /* a directory was found */
 	bool stop;
 	bool last; /* the lowest layer: what its marks say does not matter */
 	bool opaque;
 	bool metacopy;
 	bool xwhiteouts;
+	struct lower_id *id; /* of the first lower object; NULL: nobody asks */
 };
 
 struct found {
@@ -121,8 +123,10 @@ static int apply_redirect(struct walk *w, struct layer_ref *at, const char *comp
 	if (*value == '/') {
 		/* An opaque ancestor on the way here does not end what this redirect begins. */
 		w->stop = false;
+		w->absolute = true;
 		return set_name(w, "", 0, value, (size_t)size, tail);
 	}
+	w->absolute = false;
 	return set_name(w, w->name, head_len, value, (size_t)size, tail);
 }
 
@@ -168,6 +172,8 @@ static int look_single(struct walk *w, struct layer_ref *at, const char *comp, s
 		w->stop = w->opaque = true;
 		return 0;
 	}
+	if (w->id && !w->id->size && last_component && at->layer->index)
+		index_identify(at, comp, &f->st, w->id);
 	if (last_component && w->metacopy && !S_ISREG(f->st.stx_mode)) {
 		w->stop = true;
 		return 0;
@@ -223,6 +229,8 @@ static int look_single(struct walk *w, struct layer_ref *at, const char *comp, s
 			}
 		}
 	}
+	/* As for the kernel: only a redirect that nothing else was found after leads to data. */
+	w->absolute = false;
 	if (f->marks & 1U << FMT_REDIRECT) {
 		err = apply_redirect(w, at, comp, head_len, tail);
 		if (err < 0)
@@ -267,15 +275,15 @@ static int look_path(struct walk *w, struct layer *layer, struct found *f)
 	}
 }
 
-/* The path of a directory from the root of a layer, for a redirect that is relative to it. */
-static int layer_path(struct ovl *o, struct ovl_inode *dir, unsigned int layer, const char *name,
-		      char **out)
+int layer_path(struct ovl *o, struct ovl_inode *dir, unsigned int layer, const char *name,
+	       bool topology_held, char **out)
 {
 	size_t size = strlen(name) + 1;
 	char *path = NULL;
 	int err = 0;
 
-	pthread_rwlock_rdlock(&o->topology);
+	if (!topology_held)
+		pthread_rwlock_rdlock(&o->topology);
 	/* twice: to count, and to fill from the end */
 	for (int pass = 0; pass < 2 && err == 0; pass++) {
 		size_t pos = size;
@@ -310,7 +318,8 @@ static int layer_path(struct ovl *o, struct ovl_inode *dir, unsigned int layer, 
 			d = d->names->parent;
 		}
 	}
-	pthread_rwlock_unlock(&o->topology);
+	if (!topology_held)
+		pthread_rwlock_unlock(&o->topology);
 	if (err < 0)
 		free(path);
 	else
@@ -329,7 +338,7 @@ static int found_path(struct ovl *o, struct ovl_inode *dir, unsigned int layer, 
 		*out = strdup(used + 1);
 		return *out ? 0 : -ENOMEM;
 	}
-	return layer_path(o, dir, layer, used, out);
+	return layer_path(o, dir, layer, used, false, out);
 }
 
 static struct dirstack *stack_new(const struct lower_hit *hits, unsigned int count)
@@ -348,6 +357,10 @@ static struct dirstack *stack_new(const struct lower_hit *hits, unsigned int cou
 
 void looked_up_free(struct looked_up *l)
 {
+	free(l->data);
+	l->data = NULL;
+	free(l->index);
+	l->index = NULL;
 	if (!l->stack)
 		return;
 	for (unsigned int n = 0; n < l->stack->lower_count; n++)
@@ -376,12 +389,24 @@ struct lookup {
 	struct lower_hit hits[OVL_MAX_LAYERS];
 	unsigned int hit_count;
 	struct statx lower_st; /* of the first hit */
+	struct statx data_st;  /* of the last non-directory */
+	bool data_found;       /* a lower regular file with data of its own */
+	bool data_lazy;        /* it is in some data-only layer */
+	struct lower_id id;    /* of the first hit, for the index */
 };
 
 static unsigned int native_protattr(const struct statx *st)
 {
 	return (st->stx_attributes & STATX_ATTR_IMMUTABLE ? FS_IMMUTABLE_FL : 0) |
 	       (st->stx_attributes & STATX_ATTR_APPEND ? FS_APPEND_FL : 0);
+}
+
+static unsigned int marked_protattr(struct ovl *o, struct layer_ref *at, const char *name)
+{
+	char value[32]; /* the kernel reads as much */
+	ssize_t n = layer_getxattr(at, name, xname(o, FMT_PROTATTR), value, sizeof(value));
+
+	return fmt_protattr_decode(value, n);
 }
 
 static int look_upper(struct lookup *l, struct layer_ref *upper, const char *name)
@@ -391,7 +416,8 @@ static int look_upper(struct lookup *l, struct layer_ref *upper, const char *nam
 	struct found f;
 	int r;
 
-	l->w.last = o->lower_count == 0;
+	l->w.last = o->features.redirect == OVL_REDIRECT_NOFOLLOW && !o->data_count &&
+		    !inode_lowers(l->dir);
 	r = look_single(&l->w, upper, name, 0, "", &f);
 	if (r <= 0)
 		return r;
@@ -404,13 +430,8 @@ static int look_upper(struct lookup *l, struct layer_ref *upper, const char *nam
 		out->flags |= INODE_IMPURE;
 	if (l->w.opaque)
 		out->flags |= INODE_OPAQUE;
-	if (f.marks & 1U << FMT_PROTATTR) {
-		char value[32]; /* the kernel reads as much */
-		ssize_t n =
-			layer_getxattr(upper, name, xname(o, FMT_PROTATTR), value, sizeof(value));
-
-		out->protattr |= fmt_protattr_decode(value, n);
-	}
+	if (f.marks & 1U << FMT_PROTATTR)
+		out->protattr |= marked_protattr(o, upper, name);
 	l->upper_origin = f.marks & 1U << FMT_ORIGIN;
 	if (l->upper_origin && !S_ISDIR(f.st.stx_mode)) {
 		struct statx origin;
@@ -422,16 +443,49 @@ static int look_upper(struct lookup *l, struct layer_ref *upper, const char *nam
 				out->ino = ino_compose(o, statx_dev(&origin), origin.stx_ino);
 		}
 	}
-	if (l->w.redirected && o->features.redirect == OVL_REDIRECT_NOFOLLOW) {
+	return 0;
+}
+
+/* What was found points to another place, which the options may forbid to go to. */
+static int may_follow(struct lookup *l, const char *name)
+{
+	const struct ovl_features *f = &l->w.o->features;
+
+	if ((l->w.metacopy || l->upper_metacopy) && !f->metacopy) {
+		log_warning("refusing to follow metacopy origin of '%s' (metacopy=off)", name);
+		return -EPERM;
+	}
+	if (l->w.redirected && f->redirect == OVL_REDIRECT_NOFOLLOW) {
 		log_warning("refusing to follow redirect of '%s' (redirect_dir=nofollow)", name);
 		return -EPERM;
 	}
 	return 0;
 }
 
+/*
+ * Whether the upper object came from the first lower one that its name leads to, in so far as the
+ * index needs that. A directory that did not is not united with it; of a file that is *@err.
+ */
+static bool origin_fits(struct lookup *l, struct layer_ref *upper, const char *name, int *err)
+{
+	struct ovl *o = l->w.o;
+
+	*err = 0;
+	if (!o->index || !l->have_upper || l->hit_count ||
+	    !(l->w.is_dir ? o->features.nfs_export : l->out->flags & INODE_ORIGIN))
+		return true;
+	*err = index_verify_origin(o, upper, name, &l->id);
+	if (*err == 0)
+		return true;
+	log_warning("'%s' did not come from what a lower layer has at its place", name);
+	if (l->w.is_dir)
+		*err = 0;
+	return false;
+}
+
 /* Searches one lower layer. @at: where a plain name is looked for. */
 static int look_lower(struct lookup *l, struct layer *layer, struct layer_ref *at,
-		      struct layer_ref *upper, const char *name)
+		      struct layer_ref *upper, const char *name, bool *found)
 {
 	struct ovl *o = l->w.o;
 	bool redirected = l->w.redirected;
@@ -448,29 +502,37 @@ static int look_lower(struct lookup *l, struct layer *layer, struct layer_ref *a
 		r = look_single(&l->w, at, l->w.name, 0, "", &f);
 	if (r <= 0)
 		return r;
-	if (l->upper_metacopy || l->w.metacopy) {
-		log_warning("refusing to follow metacopy origin of '%s' (metacopy=off)", name);
-		return -EPERM;
-	}
-	if (l->w.redirected && o->features.redirect == OVL_REDIRECT_NOFOLLOW) {
-		log_warning("refusing to follow redirect of '%s' (redirect_dir=nofollow)", name);
-		return -EPERM;
-	}
+	*found = true;
 	if (l->have_upper && !l->hit_count && l->w.is_dir && !l->upper_origin && !redirected &&
 	    !o->no_xattr)
 		fix_origin(o, l->dir, upper, name, at);
+	if (!origin_fits(l, upper, name, &r)) {
+		l->w.stop = true;
+		return r;
+	}
 	if (!l->hit_count) {
 		l->lower_st = f.st;
 		if (!l->have_upper)
 			l->out->protattr = native_protattr(&f.st);
 	}
+	/*
+	 * Of the lower metacopies of a file only the topmost counts. The data, and a directory to
+	 * which a redirect led, is found again by its path.
+	 */
+	if (!S_ISDIR(f.st.stx_mode)) {
+		l->data_st = f.st;
+		l->data_found = !l->w.metacopy;
+		if (l->hit_count && l->w.metacopy)
+			return 0;
+	}
 	hit->layer = (uint16_t)layer->index;
 	hit->path = NULL;
-	if (S_ISDIR(f.st.stx_mode)) {
+	if (S_ISDIR(f.st.stx_mode))
 		r = found_path(o, l->dir, layer->index, used ? used : name, redirected, &hit->path);
-		if (r < 0)
-			return r;
-	}
+	else if (l->data_found && (l->upper_metacopy || l->hit_count))
+		r = found_path(o, l->dir, layer->index, used ? used : name, true, &hit->path);
+	if (r < 0)
+		return r;
 	l->hit_count++;
 	return 0;
 }
@@ -486,29 +548,91 @@ static int look_all_lower(struct lookup *l, struct layer_ref *upper, const char 
 	while (!l->w.stop) {
 		autoref struct layer_ref *at = NULL;
 		unsigned int layer;
-		unsigned int before = l->hit_count;
+		bool found = false;
 		int err;
 
 		if (next >= (from_root ? o->lower_count : inode_lowers(l->dir)))
 			break;
 		layer = from_root ? next + 1 : stack->lower[next].layer;
 		next++;
-		l->w.last = o->features.redirect == OVL_REDIRECT_NOFOLLOW
-				    ? next == stack->lower_count
-				    : layer == o->lower_count;
+		err = may_follow(l, name);
+		if (err < 0)
+			return err;
+		if (o->features.redirect == OVL_REDIRECT_NOFOLLOW && !o->data_count)
+			l->w.last = next == stack->lower_count;
+		else if (l->w.is_dir || !o->data_count)
+			l->w.last = layer == o->lower_count;
 		if (!from_root) {
 			err = dir_ref(o, l->dir, layer, false, &at);
 			if (err < 0)
 				return err;
 		}
-		err = look_lower(l, &o->layers[layer], at, upper, name);
+		err = look_lower(l, &o->layers[layer], at, upper, name, &found);
 		if (err < 0)
 			return err;
-		if (l->hit_count > before && *l->w.name == '/' && !from_root) {
+		if (found && *l->w.name == '/' && !from_root) {
 			from_root = true;
 			next = layer;
 		}
 	}
+	return 0;
+}
+
+/* Where the data of a metacopy is. */
+static int find_data(struct lookup *l)
+{
+	struct looked_up *out = l->out;
+	struct lower_hit *hit = l->hit_count ? &l->hits[l->hit_count - 1] : NULL;
+
+	if (!S_ISREG(out->st.stx_mode) || !hit)
+		return 0;
+	if (l->data_lazy)
+		out->data = data_place_new(0, l->w.name + 1, 0);
+	else if (hit->path)
+		out->data = data_place_new(hit->layer, hit->path, l->data_st.stx_blocks);
+	else
+		return 0;
+	if (!out->data)
+		return -ENOMEM;
+	out->data->linked = l->lower_st.stx_nlink > 1;
+	out->flags |= INODE_METACOPY;
+	/* A metacopy is one file with what it was made from. */
+	if (l->have_upper && l->lower_st.stx_nlink == 1) {
+		out->flags |= INODE_ORIGIN;
+		out->ino = ino_compose(l->w.o, statx_dev(&l->lower_st), l->lower_st.stx_ino);
+	}
+	return 0;
+}
+
+/* The upper object has no name here, but an index entry: what the lower one says does not count. */
+static int look_entry(struct lookup *l, const char *name)
+{
+	struct ovl *o = l->w.o;
+	struct looked_up *out = l->out;
+	autofree char *path = NULL;
+	unsigned int marks;
+	int err = read_marks(o, o->index, out->index->name, &marks);
+
+	if (err < 0)
+		return err;
+	out->protattr = native_protattr(&out->st);
+	if (marks & 1U << FMT_PROTATTR)
+		out->protattr |= marked_protattr(o, o->index, out->index->name);
+	if (!S_ISREG(out->st.stx_mode) || !(marks & 1U << FMT_METACOPY)) {
+		out->flags &= ~(unsigned int)INODE_METACOPY;
+		free(take_ptr(out->data));
+		return 0;
+	}
+	out->flags |= INODE_METACOPY;
+	if (out->data)
+		return 0;
+	err = layer_path(o, l->dir, l->hits[0].layer, name, false, &path);
+	if (err < 0)
+		return err;
+	out->data = data_place_new(l->hits[0].layer, path, l->lower_st.stx_blocks);
+	if (!out->data)
+		return -ENOMEM;
+	out->data->linked = l->lower_st.stx_nlink > 1;
 	return 0;
 }
 
@@ -530,21 +654,38 @@ static int lookup_layers(struct lookup *l, const char *name)
 	err = look_all_lower(l, upper, name);
 	if (err < 0)
 		return err;
+	/* Without metacopy=on and redirects as well: nothing else can lead to a data-only layer. */
+	if (l->w.metacopy && l->hit_count && o->data_count && l->w.absolute)
+		l->data_lazy = true;
+	else
+		err = may_follow(l, name);
+	if (err < 0)
+		return err;
 	if (!l->have_upper && !l->hit_count)
 		return -ENOENT;
-	if (l->w.metacopy || l->upper_metacopy) {
+	if ((l->w.metacopy && !l->data_lazy) || (l->upper_metacopy && !l->hit_count)) {
 		log_warning("metacopy of '%s' has no data in any layer", name);
 		return -EIO;
 	}
 	if (!l->have_upper)
 		out->st = l->lower_st;
+	err = find_data(l);
+	if (err == 0)
+		err = index_lookup(o, l->have_upper ? upper : NULL, name, &l->id, out);
+	if (err == 0 && out->lower_alias)
+		err = look_entry(l, name);
+	if (err < 0)
+		return err;
 	is_dir = S_ISDIR(out->st.stx_mode);
 	if (!is_dir && !l->have_upper)
 		out->lower = l->hits[0].layer;
 	if (l->w.xwhiteouts)
 		out->flags |= INODE_XWHITE;
 	if (is_dir && l->hit_count) {
-		out->ino = ino_compose(o, statx_dev(&l->lower_st), l->lower_st.stx_ino);
+		out->lower_dev = statx_dev(&l->lower_st);
+		out->lower_ino = l->lower_st.stx_ino;
+		if (!out->ino)
+			out->ino = ino_compose(o, statx_dev(&l->lower_st), l->lower_st.stx_ino);
 		if (l->have_upper)
 			out->flags |= INODE_ORIGIN;
 	} else if (!out->ino) {
@@ -566,10 +707,12 @@ int lookup_real(struct ovl *o, struct ovl_inode *dir, const char *name, struct l
 
 	if (err < 0)
 		return err;
-	l.w = (struct walk){ .o = o, .name = name };
+	l.w = (struct walk){ .o = o, .name = name, .id = o->index ? &l.id : NULL };
+	l.id.size = 0;
 	l.dir = dir;
 	l.out = out;
 	l.have_upper = l.upper_metacopy = l.upper_origin = false;
+	l.data_found = l.data_lazy = false;
 	l.hit_count = 0;
 	*out = (struct looked_up){ 0 };
 	err = lookup_layers(&l, name);

@@ -28,7 +28,8 @@ int origin_stat(struct ovl *o, struct layer_ref *at, const char *name, struct st
 	for (unsigned int n = 1; n <= o->lower_count; n++) {
 		struct layer *layer = &o->layers[n];
 
-		if (!layer->can_decode || memcmp(layer->uuid, fh.uuid, sizeof(fh.uuid)) != 0)
+		if (!layer->can_decode || layer->ambiguous_uuid ||
+		    memcmp(layer->uuid, fh.uuid, sizeof(fh.uuid)) != 0)
 			continue;
 		if (layer->ops->stat_handle(layer, &fh, st) == 0)
 			return 0;

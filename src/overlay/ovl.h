@@ -68,7 +68,7 @@ enum ovl_xino {
 /* -o fsync=; "volatile" is fsync=volatile */
 enum ovl_fsync {
 	OVL_FSYNC_AUTO = 0, /* copied-up data is on disk before its name is */
-	OVL_FSYNC_STRICT,   /* whatever is copied up, and the directory that shows it */
+	OVL_FSYNC_STRICT,   /* the metadata too, and that of directories */
 	OVL_FSYNC_VOLATILE, /* nothing is ever synced: upper is lost with the machine */
 };
 
@@ -241,10 +241,13 @@ int ovl_fallocate(struct ovl *o, const struct ovl_caller *caller, ovl_node node,
 off_t ovl_lseek(struct ovl *o, ovl_node node, off_t off, int whence);
 ssize_t ovl_copy_file_range(struct ovl *o, const struct ovl_caller *caller, ovl_node in,
 			    off_t off_in, ovl_node out, off_t off_out, size_t len);
-/* Of a directory too. A no-op on what was never copied up. */
+/*
+ * Of a directory too. A no-op on what was never copied up. On a volatile mount nothing is synced,
+ * and the answer is 0, or -EIO for ever once something that was written is known to be lost.
+ */
 int ovl_fsync(struct ovl *o, ovl_node node, bool datasync);
 
-/* Everything in upper to disk. */
+/* Everything in upper to disk; a volatile mount answers as for ovl_fsync(). */
 int ovl_syncfs(struct ovl *o);
 
 /*

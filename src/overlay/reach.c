@@ -5,7 +5,7 @@
  */
 #include <linux/limits.h>
 
-#include "overlay/internal.h"
+#include "overlay/index.h"
 #include "util/at.h"
 
 /* Paths are opened in pieces that leave room under PATH_MAX. */
@@ -53,9 +53,8 @@ struct real_dir *stack_find(struct ovl_inode *dir, unsigned int layer)
 	return NULL;
 }
 
-/* Opens a path of any length. @base is consumed. */
-static int open_pieces(struct ovl *o, struct layer_ref *base, const char *path,
-		       struct layer_ref **out)
+int open_path(struct ovl *o, struct layer_ref *base, const char *path, enum layer_open how,
+	      struct layer_ref **out)
 {
 	autoref struct layer_ref *at = base;
 	char piece[PIECE_MAX + NAME_MAX + 2];
@@ -63,9 +62,10 @@ static int open_pieces(struct ovl *o, struct layer_ref *base, const char *path,
 	for (;;) {
 		struct layer_ref *next;
 		size_t len = strlen(path);
+		bool last = len <= PIECE_MAX;
 		int err;
 
-		if (len > PIECE_MAX) {
+		if (!last) {
 			len = PIECE_MAX;
 			while (len && path[len] != '/')
 				len--;
@@ -74,13 +74,13 @@ static int open_pieces(struct ovl *o, struct layer_ref *base, const char *path,
 		}
 		memcpy(piece, path, len);
 		piece[len] = '\0';
-		err = open_ref(o, at, piece, LAYER_OPEN_PATH, &next);
+		err = open_ref(o, at, piece, last ? how : LAYER_OPEN_PATH, &next);
 		if (err < 0)
 			return err;
 		layer_ref_put(at);
 		at = next;
 		path += len;
-		if (!*path)
+		if (last)
 			break;
 		path++;
 	}
@@ -157,8 +157,8 @@ static int find_start(struct ovl *o, struct ovl_inode *dir, unsigned int layer, 
 		if (*start)
 			return 0;
 		if (real->path)
-			return open_pieces(o, layer_ref_get(o->layers[layer].root), real->path,
-					   start);
+			return open_path(o, layer_ref_get(o->layers[layer].root), real->path,
+					 LAYER_OPEN_PATH, start);
 		err = chain_push(c, d->names);
 		if (err < 0)
 			return err;
@@ -175,7 +175,7 @@ static int walk(struct ovl *o, struct ovl_inode *dir, unsigned int layer, struct
 	if (err == 0 && c.count) {
 		path = chain_path(&c);
 		if (path) {
-			err = open_pieces(o, start, path, &start);
+			err = open_path(o, start, path, LAYER_OPEN_PATH, &start);
 		} else {
 			layer_ref_put(start);
 			err = -ENOMEM;
@@ -267,7 +267,12 @@ int reach_in(struct ovl *o, const struct ovl_caller *caller, struct ovl_inode *p
 			unlock_both(parent, i);
 			return -ESTALE;
 		}
-		layer = inode_top_layer(i);
+		if (!i->dir && inode_has(i, INODE_INDEXED)) {
+			r->at = layer_ref_get(o->index);
+			r->name = i->index->name;
+			return 0;
+		}
+		layer = i->dir ? inode_top_layer(i) : i->names->layer;
 		dir = i->dir ? i : i->names->parent;
 		r->name = i->dir ? "" : i->names->text;
 		if (found && dir == found_dir && found->layer->index == layer) {
@@ -329,16 +334,43 @@ static int open_contents(struct ovl *o, struct ovl_inode *i, struct reach *r, en
 	return err;
 }
 
+/* Whether opened contents are those that @i has now. */
+static bool is_current(struct ovl_inode *i, struct layer_ref *ref, bool write)
+{
+	/* There is one place below only where the data of a metacopy can be. */
+	if (inode_is_metacopy(i))
+		return ref->layer->index != 0 && !write;
+	return ref->layer->index == inode_top_layer(i) && (!write || ref->writable);
+}
+
+/* @i->lock is held. */
+static int open_current(struct ovl *o, struct ovl_inode *i, bool write, struct reach *r,
+			struct layer_ref **out)
+{
+	struct statx st;
+	int err;
+
+	if (inode_is_metacopy(i))
+		return write ? -EROFS : data_open(o, i->data, out);
+	if (write && r->at->layer->index != 0)
+		return -EROFS;
+	err = open_contents(o, i, r, write ? LAYER_OPEN_WRITE : LAYER_OPEN_READ, out);
+	if (err == 0)
+		err = layer_stat(*out, "", &st);
+	if (err == 0 && !S_ISREG(st.stx_mode))
+		err = -ESTALE;
+	return err == -ENOENT || err == -ELOOP ? -ESTALE : err;
+}
+
 int file_ref(struct ovl *o, struct ovl_inode *i, bool write, struct layer_ref **out)
 {
 	autoref struct layer_ref *ref = fdcache_get(&o->fds, &i->file);
 	struct reach r;
-	struct statx st;
 	int err;
 
 	if (i->type != DT_REG)
 		return i->dir ? -EISDIR : -EINVAL;
-	if (ref && ref->layer->index == inode_top_layer(i) && (!write || ref->writable)) {
+	if (ref && is_current(i, ref, write)) {
 		*out = take_ref(&ref);
 		return 0;
 	}
@@ -346,19 +378,11 @@ int file_ref(struct ovl *o, struct ovl_inode *i, bool write, struct layer_ref **
 	err = reach(o, i, &r);
 	if (err < 0)
 		return err;
-	if (write && r.at->layer->index != 0)
-		err = -EROFS;
-	else
-		err = open_contents(o, i, &r, write ? LAYER_OPEN_WRITE : LAYER_OPEN_READ, &ref);
-	if (err == 0)
-		err = layer_stat(ref, "", &st);
-	if (err == 0 && !S_ISREG(st.stx_mode))
-		err = -ESTALE;
+	err = open_current(o, i, write, &r, &ref);
 	if (err == 0)
 		fdcache_set(&o->fds, &i->file, ref);
 	reach_done(i, &r);
-	if (err < 0)
-		return err == -ENOENT || err == -ELOOP ? -ESTALE : err;
-	*out = take_ref(&ref);
-	return 0;
+	if (err == 0)
+		*out = take_ref(&ref);
+	return err;
 }

@@ -8,7 +8,7 @@
  */
 #include <fcntl.h>
 
-#include "overlay/internal.h"
+#include "overlay/index.h"
 #include "util/at.h"
 
 int orphan_prepare(struct ovl *o, struct ovl_inode *i, struct layer_ref *at, const char *name,
@@ -43,19 +43,26 @@ static int unlink_inode(struct ovl *o, const struct ovl_caller *caller, struct o
 {
 	autoref struct layer_ref *self = NULL;
 	bool hide = !inode_has(i, INODE_UPPER) || lower_has(o, dir, name, false);
+	bool counted = true;
 	struct reach r;
 	int err = reach_in(o, caller, dir, i, &r);
 
 	if (err < 0)
 		return err;
 	err = orphan_prepare(o, i, r.at, r.name, &self);
+	if (err == 0)
+		err = index_nlink_start(o, i);
 	if (err == 0 && hide)
 		err = whiteout_at(o, layer_fd(upper), name, inode_has(i, INODE_UPPER));
 	else if (err == 0)
 		err = at_unlink(layer_fd(upper), name, 0);
-	if (err == 0)
+	if (err == 0) {
 		orphan_commit(o, i, dir, name, &self);
+		counted = index_nlink_removed(o, i);
+	}
 	reach_in_done(dir, i, &r);
+	if (!counted)
+		attr_notify(o, i, false);
 	/* Somebody changed upper behind our back. */
 	return err == -EEXIST || err == -ENOENT ? -ESTALE : err;
 }
@@ -76,6 +83,8 @@ int ovl_unlink(struct ovl *o, const struct ovl_caller *caller, ovl_node parent, 
 		err = may_remove(dir, i);
 	if (err == 0)
 		err = upper_parent(o, caller, dir, &upper);
+	if (err == 0)
+		err = index_prepare_removal(o, caller, i, dir, name);
 	if (err == 0)
 		err = unlink_inode(o, caller, dir, upper, name, i);
 	inode_put(o, i);
@@ -138,8 +147,10 @@ static int rmdir_locked(struct ovl *o, struct ovl_inode *dir, struct layer_ref *
 		err = whiteout_at(o, layer_fd(upper), name, false);
 	else
 		err = take_upper_dir(o, upper, name, hide, whiteouts, left);
-	if (err == 0)
+	if (err == 0) {
 		orphan_commit(o, i, dir, name, &self);
+		index_nlink_removed(o, i);
+	}
 	lock_drop(&i->lock);
 	lock_drop(&dir->lock);
 	return err;
@@ -188,6 +199,8 @@ int ovl_rmdir(struct ovl *o, const struct ovl_caller *caller, ovl_node parent, c
 		err = dir_check_empty(o, i, &whiteouts);
 	if (err == 0)
 		err = upper_parent(o, caller, dir, &upper);
+	if (err == 0)
+		err = index_prepare_removal(o, caller, i, dir, name);
 	if (err == 0)
 		err = rmdir_inode(o, caller, dir, upper, name, i, whiteouts);
 	inode_put(o, i);

@@ -4,11 +4,12 @@
  * all. Where a lower layer shows the old name, that rename leaves a whiteout there, or swaps the
  * object with the whiteout at the new name.
  *
- * A directory that is in a lower layer is not renamed: EXDEV, and mv(1) copies.
+ * A directory that is in a lower layer is renamed with redirect_dir=on only: a redirect says where
+ * it is below. Else that is EXDEV, and mv(1) copies.
  */
 #include <fcntl.h>
 
-#include "overlay/internal.h"
+#include "overlay/index.h"
 #include "util/at.h"
 
 struct renaming {
@@ -26,11 +27,17 @@ struct renaming {
 	struct layer_ref *target_at; /* where the target is, to keep hold of it */
 	bool old_in_lower;           /* lower layers show the old name */
 	bool whiteout_at_new;
+	bool miscounted; /* the target has more links than was known */
 };
 
 static bool merged_or_lower(const struct ovl_inode *dir)
 {
 	return !inode_has(dir, INODE_UPPER) || inode_lowers(dir);
+}
+
+static bool may_move(const struct ovl *o, const struct ovl_inode *i)
+{
+	return o->features.redirect == OVL_REDIRECT_ON || !i->dir || !merged_or_lower(i);
 }
 
 /* What cannot be renamed at all. */
@@ -46,10 +53,10 @@ static int check(struct renaming *r)
 		err = protattr_check(r->target, false);
 	if (err < 0)
 		return err;
-	if (r->source->dir && merged_or_lower(r->source))
+	if (!may_move(r->o, r->source) || (r->exchange && !may_move(r->o, r->target)))
 		return -EXDEV;
 	if (r->exchange)
-		return r->target->dir && merged_or_lower(r->target) ? -EXDEV : 0;
+		return 0;
 	if (!r->target)
 		return 0;
 	if (r->target->dir && !r->source->dir)
@@ -100,6 +107,17 @@ static int clear_target(struct renaming *r)
 	return err;
 }
 
+/* An object that is renamed is in upper, and by the name that it loses. */
+static int bring_up(struct renaming *r, struct ovl_inode *i, struct ovl_inode *dir,
+		    const char *name)
+{
+	int err;
+
+	index_prefer_name(i, dir, name);
+	err = copy_up(r->o, r->caller, i, COPY_META);
+	return err < 0 ? err : index_link_up(r->o, r->caller, i, dir, name);
+}
+
 static int prepare(struct renaming *r)
 {
 	struct ovl *o = r->o;
@@ -114,9 +132,11 @@ static int prepare(struct renaming *r)
 	if (err == 0)
 		err = upper_parent(o, r->caller, r->new_dir, &r->new_upper);
 	if (err == 0)
-		err = copy_up(o, r->caller, r->source, COPY_ALL);
+		err = bring_up(r, r->source, r->old_dir, r->old_name);
 	if (err == 0 && r->exchange)
-		err = copy_up(o, r->caller, r->target, COPY_ALL);
+		err = bring_up(r, r->target, r->new_dir, r->new_name);
+	else if (err == 0 && r->target)
+		err = index_prepare_removal(o, r->caller, r->target, r->new_dir, r->new_name);
 	if (err == 0 && whiteouts)
 		err = clear_target(r);
 	if (err < 0)
@@ -136,7 +156,7 @@ static int make_opaque(struct ovl *o, struct ovl_inode *moved, struct ovl_inode 
 {
 	int err;
 
-	if (!moved->dir || inode_has(moved, INODE_OPAQUE) || !inode_lowers(dir))
+	if (inode_has(moved, INODE_OPAQUE) || !inode_lowers(dir))
 		return 0;
 	if (o->no_xattr)
 		return -EXDEV;
@@ -147,20 +167,71 @@ static int make_opaque(struct ovl *o, struct ovl_inode *moved, struct ovl_inode 
 	return 0;
 }
 
+/* What makes an object be the same at its new place. @from: where it is; @to: the other directory.
+ */
+static int mark_moved(struct renaming *r, struct ovl_inode *moved, struct ovl_inode *from,
+		      struct layer_ref *from_upper, const char *name, struct ovl_inode *to,
+		      struct layer_ref *to_upper)
+{
+	struct ovl *o = r->o;
+	int err = 0;
+
+	if (moved->dir ? merged_or_lower(moved) : inode_is_metacopy(moved))
+		err = redirect_set(o, from, from_upper, name, name,
+				   from != to || (!moved->dir && moved->data->linked));
+	else if (moved->dir)
+		err = make_opaque(o, moved, to, from_upper, name);
+	if (err == 0 && inode_has(moved, INODE_ORIGIN))
+		err = mark_impure(o, to, to_upper);
+	return err;
+}
+
 /* Marks that have to be there before the object is. */
 static int mark(struct renaming *r)
 {
-	struct ovl *o = r->o;
-	int err = make_opaque(o, r->source, r->new_dir, r->old_upper, r->old_name);
+	int err = mark_moved(r, r->source, r->old_dir, r->old_upper, r->old_name, r->new_dir,
+			     r->new_upper);
 
-	if (err == 0 && inode_has(r->source, INODE_ORIGIN))
-		err = mark_impure(o, r->new_dir, r->new_upper);
 	if (err < 0 || !r->exchange)
 		return err;
-	err = make_opaque(o, r->target, r->old_dir, r->new_upper, r->new_name);
-	if (err == 0 && inode_has(r->target, INODE_ORIGIN))
-		err = mark_impure(o, r->old_dir, r->old_upper);
+	return mark_moved(r, r->target, r->new_dir, r->new_upper, r->new_name, r->old_dir,
+			  r->old_upper);
+}
+
+/*
+ * The lower directories of one that is moved stay where they are: their paths, which its names gave
+ * until now, are written down. topology is held for writing. On failure *@paths is to be freed.
+ */
+static int find_lower_paths(struct ovl *o, struct ovl_inode *moved, struct ovl_inode *dir,
+			    const char *name, char ***paths)
+{
+	struct dirstack *stack = moved->dir;
+	int err = 0;
+
+	*paths = NULL;
+	if (!stack || !stack->lower_count)
+		return 0;
+	*paths = calloc(stack->lower_count, sizeof(**paths));
+	if (!*paths)
+		return -ENOMEM;
+	for (unsigned int n = 0; n < stack->lower_count && err == 0; n++)
+		if (!stack->lower[n].path)
+			err = layer_path(o, dir, stack->lower[n].layer, name, true, &(*paths)[n]);
 	return err;
+}
+
+static void set_lower_paths(struct ovl_inode *moved, char **paths)
+{
+	for (unsigned int n = 0; paths && n < moved->dir->lower_count; n++)
+		if (paths[n])
+			moved->dir->lower[n].path = take_ptr(paths[n]);
+}
+
+static void free_lower_paths(struct ovl_inode *moved, char **paths)
+{
+	for (unsigned int n = 0; paths && n < moved->dir->lower_count; n++)
+		free(paths[n]);
+	free(paths);
 }
 
 /*
@@ -271,24 +342,40 @@ static int rename_locked(struct renaming *r, struct ovl_name *new_name, struct o
 			 bool *names_used, struct layer_ref **target_self)
 {
 	struct ovl_inode *target = r->target;
-	int err = 0;
+	char **source_paths = NULL;
+	char **target_paths = NULL;
+	int err;
 
 	if (busy(r->source) || busy(target))
 		return -EAGAIN;
-	if (target && !r->exchange && !target->self) {
+	err = find_lower_paths(r->o, r->source, r->old_dir, r->old_name, &source_paths);
+	if (err == 0 && r->exchange)
+		err = find_lower_paths(r->o, target, r->new_dir, r->new_name, &target_paths);
+	if (err == 0 && target && !r->exchange && !target->self) {
 		if (r->target_at->layer->index != inode_top_layer(target))
-			return -EAGAIN;
-		err = orphan_prepare(r->o, target, r->target_at, target->dir ? "" : r->new_name,
-				     target_self);
+			err = -EAGAIN;
+		else
+			err = orphan_prepare(r->o, target, r->target_at,
+					     target->dir ? "" : r->new_name, target_self);
 	}
 	if (err == 0)
 		err = mark(r);
+	if (err == 0 && target && !r->exchange)
+		err = index_nlink_start(r->o, target);
 	if (err == 0)
 		err = rename_real(r);
 	if (err == 0) {
 		*names_used = true;
+		set_lower_paths(r->source, source_paths);
+		if (r->exchange)
+			set_lower_paths(target, target_paths);
 		rename_known(r, new_name, swapped, target_self);
+		if (target && !r->exchange)
+			r->miscounted = !index_nlink_removed(r->o, target);
 	}
+	free_lower_paths(r->source, source_paths);
+	if (target)
+		free_lower_paths(target, target_paths);
 	return err;
 }
 
@@ -408,6 +495,8 @@ int ovl_rename(struct ovl *o, const struct ovl_caller *caller, ovl_node parent, 
 			err = prepare(&r);
 		if (err == 0)
 			err = rename_inodes(&r);
+		if (r.miscounted)
+			attr_notify(o, r.target, false);
 	}
 	layer_ref_put(r.target_at);
 	layer_ref_put(r.old_upper);

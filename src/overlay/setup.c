@@ -3,13 +3,13 @@
 #include <fcntl.h>
 #include <linux/capability.h>
 #include <sys/file.h>
-#include <sys/random.h>
 #include <sys/resource.h>
 #include <stdarg.h>
 #include <sys/syscall.h>
 #include <sys/xattr.h>
 
-#include "overlay/internal.h"
+#include "overlay/index.h"
+#include "overlay/writeback.h"
 #include "util/at.h"
 #include "util/log.h"
 
@@ -402,20 +402,27 @@ static void probe_acl(struct ovl *o)
 	}
 }
 
-/* As uuid=auto of the kernel: a new upper gets one, one that was used without is left alone. */
-static void set_uuid(struct ovl *o)
+/* -o volatile: upper is given up from here on, whatever becomes of this mount. */
+static int begin_volatile(struct opening *p)
 {
-	struct layer_ref *root = o->layers[0].root;
-	unsigned char uuid[16];
+	struct ovl *o = p->o;
+	int err;
 
-	if (o->no_xattr || layer_getxattr(root, "", xname(o, FMT_UUID), NULL, 0) != -ENODATA ||
-	    layer_getxattr(root, "", xname(o, FMT_IMPURE), NULL, 0) != -ENODATA)
-		return;
-	if (getrandom(uuid, sizeof(uuid), GRND_NONBLOCK) != sizeof(uuid))
-		return;
-	uuid[6] = (unsigned char)((uuid[6] & 0x0f) | 0x40); /* RFC 9562: version 4, random */
-	uuid[8] = (unsigned char)((uuid[8] & 0x3f) | 0x80);
-	at_setxattr(layer_fd(root), "", xname(o, FMT_UUID), uuid, sizeof(uuid), XATTR_CREATE);
+	if (o->features.fsync != OVL_FSYNC_VOLATILE)
+		return 0;
+	err = writeback_watch(o, p->config->work, &o->writeback);
+	if (err == -EIO)
+		return fail(
+			p, err,
+			"the filesystem of upperdir %s has lost something that was written, and "
+			"nobody was told yet: look into it, run sync -f %s, and mount again",
+			p->config->upper, p->config->upper);
+	if (err == 0)
+		err = workdir_mark_volatile(o);
+	if (err < 0)
+		return fail(p, err, "cannot mark workdir %s/work as volatile: %s", p->config->work,
+			    strerror(-err));
+	return 0;
 }
 
 static bool root_has_mark(struct ovl *o, unsigned int layer, enum fmt_xattr which, char value)
@@ -522,6 +529,8 @@ static int open_all(struct opening *p)
 	if (err < 0)
 		return err;
 	probe_upper_xattrs(p);
+	identity_init(o);
+	index_check_layers(o);
 	probe_acl(o);
 	for (unsigned int n = o->has_upper ? 0 : 1; n < o->layer_count; n++)
 		o->name_max = max(o->name_max, o->layers[n].name_max);
@@ -529,7 +538,12 @@ static int open_all(struct opening *p)
 		err = workdir_prepare(o, p->workdir, p->config->work, p->message, p->size);
 		if (err < 0)
 			return err;
-		set_uuid(o);
+		identity_set_uuid(o);
+		err = begin_volatile(p);
+		if (err == 0 && o->features.index)
+			err = index_open(o, p->workdir, p->config->work, p->message, p->size);
+		if (err < 0)
+			return err;
 	}
 	return make_root(o);
 }
@@ -570,6 +584,7 @@ void ovl_destroy(struct ovl *o)
 	table_destroy(o);
 	if (o->fds.capacity)
 		fdcache_destroy(&o->fds);
+	writeback_end(o->writeback);
 	workdir_close(o);
 	for (unsigned int n = 0; o->layers && n < o->layer_count; n++)
 		layer_close(&o->layers[n]);

@@ -83,6 +83,8 @@ static void inode_free(struct ovl *o, struct ovl_inode *i)
 		free(stack);
 	}
 	layer_ref_put(i->self);
+	free(i->data);
+	free(i->index);
 	free(i);
 }
 

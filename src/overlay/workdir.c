@@ -199,6 +199,35 @@ int workdir_prepare(struct ovl *o, struct layer_ref *workdir, const char *path, 
 	return err;
 }
 
+void work_move(struct ovl *o, struct layer_ref *dir)
+{
+	struct layer_ref *old = o->work;
+
+	if (o->whiteout[0])
+		at_unlink(layer_fd(old), o->whiteout, 0);
+	o->whiteout[0] = '\0';
+	o->work = layer_ref_get(dir);
+	layer_ref_put(old);
+}
+
+int workdir_mark_volatile(struct ovl *o)
+{
+	static const char *const dirs[] = { "incompat", "incompat/volatile" };
+	/* Modes as the kernel's, unless they would keep the owner from removing it. */
+	mode_t mode = o->overrides_modes ? 0 : 0700;
+	int work = layer_fd(o->work);
+	int fd;
+
+	for (size_t n = 0; n < ARRAY_SIZE(dirs); n++)
+		if (mkdirat(work, dirs[n], mode) < 0)
+			return -errno;
+	fd = openat(work, "incompat/volatile/dirty", O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0);
+	if (fd < 0)
+		return -errno;
+	close_fd(fd);
+	return 0;
+}
+
 void workdir_close(struct ovl *o)
 {
 	/*
@@ -207,6 +236,8 @@ void workdir_close(struct ovl *o)
 	 */
 	layer_ref_put(o->work);
 	o->work = NULL;
+	layer_ref_put(o->index);
+	o->index = NULL;
 }
 
 int work_publish(struct ovl *o, const char *temp, mode_t mode, int dirfd, const char *name,

@@ -133,7 +133,7 @@ static int change_xattr(struct ovl *o, const struct ovl_caller *caller, struct o
 		if (n < 0)
 			return (int)n;
 	}
-	err = copy_up(o, caller, i, COPY_ALL);
+	err = copy_up(o, caller, i, COPY_META);
 	if (err == 0)
 		err = reach(o, i, &r);
 	if (err < 0)

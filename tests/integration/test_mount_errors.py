@@ -61,11 +61,6 @@ def test_unknown_option(layers, word):
     refused("-o", options(layers, word), layers.point, mentions=[word.split("=")[0]])
 
 
-@pytest.mark.parametrize("word", ["metacopy=on", "index=on", "nfs_export=on", "verity=require"])
-def test_option_that_this_version_lacks(layers, word):
-    refused("-o", options(layers, word), layers.point, mentions=[word.split("=")[0]])
-
-
 def test_no_lowerdir(layers):
     refused("-o", f"upperdir={layers.upper},workdir={layers.work}", layers.point,
             mentions=["lowerdir"])

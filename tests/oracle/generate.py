@@ -11,6 +11,7 @@ import stat
 
 import syscalls as sc
 import values as v
+from course import Course
 from side import MAPS, SLOTS
 
 ANY = "fdlpscb"
@@ -50,9 +51,16 @@ OPEN_FLAGS = [
 SIZES = [0, 1, 5, 100, 4095, 4096, 4097, 8192, 20000, 65536, 131072, 200000]
 
 
+# What nobody sees in a layer afterwards.
+NOT_STAGED = ["mappings", "directories", "locks", "caches"]
+
+
 class Generator:
-    def __init__(self, rng, plan):
+    """@stage: the options of the mount that makes a lower layer, when it is not the plan's."""
+
+    def __init__(self, rng, plan, stage=None):
         self.rng = rng
+        self.course = Course(self) if "options" in plan else None
         # tmpfs cannot, and the kernel's overlayfs drops set-user-ID before it finds out
         self.zero_range = [0x10, 0x11] if plan["fs"][0] == "disk" else []
         # refused flags clear what was set before on the kernel's overlayfs
@@ -64,11 +72,13 @@ class Generator:
         self.begun = set()  # slots with a half-read directory
         self.xattrs = {}  # path -> names that are set
         self.maps = [False] * MAPS
-        self.ops = []
+        self.links = []  # paths of files that have several
         weights = {}
         for group, names in GROUPS.items():
             # a mapping makes holes incomparable (see differences.py): half the sequences have none
             boost = rng.choice([0, 0, 1, 3] if group == "mappings" else [0.3, 1, 1, 1, 3])
+            if stage is not None and group in NOT_STAGED:
+                boost = 0
             for name in names:
                 weights[name] = weights.get(name, 0) + WEIGHT[group] * boost / len(names)
         self.weights = weights
@@ -81,6 +91,7 @@ class Generator:
         self.kinds = {p: e["type"] for p, e in tree.items() if len(e["type"]) == 1}
         self.xattrs = {p: list(e["xattrs"]) for p, e in tree.items()
                        if isinstance(e.get("xattrs"), dict)}
+        self.links = [p for p, e in tree.items() if "same as" in e]
 
     def observe(self, op, args, result):
         """Follows one operation of the reference roughly; the next look corrects it."""
@@ -243,6 +254,8 @@ class Generator:
 
     def next(self):
         rng = self.rng
+        if self.course and (step := self.course.next()):
+            return step
         for _ in range(50):
             op = rng.choices(list(self.weights), list(self.weights.values()))[0]
             args = getattr(self, "make_" + op)()

@@ -3,9 +3,9 @@
 Layers: made up from a seed as a list of plain dicts (one an object, parents first), built on disk,
 and digested to prove that nobody touched them.
 
-A plan is {"fs": [...], "lowers": [[object, ...], ...], "upper": [object, ...] or None}. An object
-has "kind" (dir file link symlink fifo sock chr blk whiteout xwhiteout), "p" (path within the
-layer), and by kind "mode" "uid" "gid" "time" "xattrs" "data" "to" "rdev".
+A plan is {"fs": [...], "lowers": [[object, ...], ...], "upper": [object, ...] or None}, and what
+features.py adds. An object has "kind" (dir file link symlink fifo sock chr blk whiteout xwhiteout),
+"p" (path within the layer), and by kind "mode" "uid" "gid" "time" "xattrs" "data" "to" "rdev".
 """
 
 import errno
@@ -13,6 +13,7 @@ import os
 import stat
 import zlib
 
+import features
 import syscalls as sc
 import values as v
 
@@ -34,7 +35,21 @@ def choose_fs(rng, lowers):
     return ["disk"] * (lowers + 1)
 
 
-def _attributes(rng, obj, kind):
+class Making:
+    """What a layer is made with: @below and @files say what the next layer has."""
+
+    def __init__(self, rng, prefix, featured=False):
+        self.rng = rng
+        self.prefix = prefix  # of the overlay's own xattrs
+        self.featured = featured
+        self.redirects = True
+        self.metacopies = False
+        self.below = frozenset()  # the directories of the next layer
+        self.files = {}  # and its files, with their sizes
+        self.data = {}  # those of the data-only layers
+
+
+def _attributes(rng, obj, kind, prefix=b"trusted.overlay."):
     if rng.random() < 0.6:
         obj["mode"] = 0o755 if kind == "dir" else 0o644
         obj["uid"] = obj["gid"] = 0
@@ -58,9 +73,10 @@ def _attributes(rng, obj, kind):
         if kind == "file" and rng.random() < 0.06:
             xattrs[b"security.capability"] = v.capability(rng)
         if rng.random() < 0.05:
-            xattrs[b"trusted.overlay.overlay.foo"] = b"escaped"
+            xattrs[prefix + b"overlay.foo"] = b"escaped"
     if kind != "link" and rng.random() < 0.1:
-        xattrs[rng.choice([b"trusted.x", b"security.foo", b"trusted.overlay.foo"])] = b"value"
+        private = prefix + b"foo" if kind in ("file", "dir") else b"trusted.overlay.foo"
+        xattrs[rng.choice([b"trusted.x", b"security.foo", private])] = b"value"
     if xattrs:
         obj["xattrs"] = xattrs
 
@@ -79,8 +95,34 @@ def _segments(rng):
     return size, [(0, size, rng.randrange(1000))] if size else []
 
 
-def _layer(rng, lower, last, depth, fill, below=frozenset()):
-    """@below: the directories of the next layer."""
+def _metacopy(making, obj, cut):
+    """A file that has its data in a layer below it, perhaps under another name."""
+    rng, prefix = making.rng, making.prefix
+    files = making.data if making.data and rng.random() < 0.7 else making.files
+    if not files or files is making.files and not making.metacopies:
+        return
+    here = obj["p"]
+    if files is making.files and here in files and not cut:
+        target = None
+    else:
+        target = rng.choice(sorted(files))
+        if files is making.files and target.rpartition(b"/")[0] == here.rpartition(b"/")[0]:
+            target = target.rpartition(b"/")[2] if rng.random() < 0.5 else b"/" + target
+        else:
+            target = b"/" + target
+    xattrs = obj.setdefault("xattrs", {})
+    # both say that there is no digest
+    xattrs[prefix + b"metacopy"] = rng.choice([b"", b"", b"", b"\0\4\0\0"])
+    if target is not None:
+        xattrs[prefix + b"redirect"] = target
+    # sparse, as the kernel makes them
+    found = here if target is None else target.lstrip(b"/") if target[:1] == b"/" \
+        else here[:len(here) - len(here.rpartition(b"/")[2])] + target
+    obj["size"], obj["data"] = files[found], []
+
+
+def _layer(making, lower, last, depth, fill):
+    rng, prefix, below = making.rng, making.prefix, making.below
     objects = []
     files = []
     taken = set()
@@ -101,11 +143,13 @@ def _layer(rng, lower, last, depth, fill, below=frozenset()):
             objects.append(obj)
             files.append(path)
             return
-        _attributes(rng, obj, kind)
+        _attributes(rng, obj, kind, prefix)
         objects.append(obj)
         if kind == "file":
             files.append(path)
             obj["size"], obj["data"] = _segments(rng)
+            if making.featured and (not last or making.data) and rng.random() < 0.3:
+                _metacopy(making, obj, cut)
         elif kind == "symlink":
             obj["to"] = rng.choice(v.SYMLINK_TARGETS)
             del obj["mode"]
@@ -119,17 +163,18 @@ def _layer(rng, lower, last, depth, fill, below=frozenset()):
             hidden = False
             if special < 0.1:
                 cut = True
-                xattrs[b"trusted.overlay.opaque"] = b"y"
+                xattrs[prefix + b"opaque"] = b"y"
             elif special < 0.3 and lower and path in below and not cut:
-                xattrs[b"trusted.overlay.opaque"] = b"x"
+                xattrs[prefix + b"opaque"] = b"x"
                 hidden = True
-            elif 0.5 < special < 0.55 and lower and not last:
+            elif 0.5 < special < (0.62 if making.featured else 0.55) and making.redirects and (
+                    lower and not last or making.featured and not lower):
                 # moved from elsewhere, by a mount with redirect_dir=on: the old name is covered
                 old = rng.choice(v.NAMES)
                 absolute = rng.random() < 0.5
                 covered = old if absolute or not parent else parent + b"/" + old
                 if covered not in taken:
-                    xattrs[b"trusted.overlay.redirect"] = b"/" + covered if absolute else old
+                    xattrs[prefix + b"redirect"] = b"/" + covered if absolute else old
                     objects.append({"kind": "whiteout", "p": covered})
                     taken.add(covered)
             if not xattrs:
@@ -138,7 +183,7 @@ def _layer(rng, lower, last, depth, fill, below=frozenset()):
                 for child in rng.sample(v.NAMES, 2):
                     objects.append({"kind": "xwhiteout", "p": path + b"/" + child})
                     taken.add(path + b"/" + child)
-            fillup(path, level + 1, cut or b"trusted.overlay.redirect" in xattrs)
+            fillup(path, level + 1, cut or prefix + b"redirect" in xattrs)
 
     def fillup(parent, level, cut):
         # cut: nothing of the layer below can be seen here
@@ -162,19 +207,58 @@ def _layer(rng, lower, last, depth, fill, below=frozenset()):
     return objects
 
 
-def plan(rng):
+def _data_layers(rng):
+    """Data-only layers: files by any name, nothing else that a union could show."""
+    out = []
+    for _ in range(rng.choice([1, 1, 2, 3])):
+        objects = [{"kind": "root", "p": b""}]
+        for top in rng.sample(v.NAMES, 2):
+            objects.append({"kind": "dir", "p": top})
+            for name in rng.sample(v.NAMES, rng.randrange(1, 4)):
+                obj = {"kind": "file", "p": top + b"/" + name, "time": v.old_time(rng)}
+                obj["size"], obj["data"] = _segments(rng)
+                objects.append(obj)
+        out.append(objects)
+    return out
+
+
+def _files(objects):
+    return {o["p"]: o["size"] for o in objects if o["kind"] == "file"}
+
+
+def plan(rng, more=None, allowed=()):
+    """@more: makes up the features, of those @allowed, and what belongs to them in the layers."""
+    chosen = None
+    if allowed and more.random() < 0.65:
+        chosen = features.options(more, allowed)
+    making = Making(rng, b"trusted.overlay." if chosen is None
+                    else features.prefix({"options": chosen}), chosen is not None)
+    data = []
+    if chosen is not None:
+        making.redirects = "userxattr" not in chosen and chosen.get("redirect_dir") != "nofollow" \
+            or more.random() < 0.2
+        making.metacopies = chosen.get("metacopy") == "on" or more.random() < 0.1
+        if "data" in allowed and more.random() < 0.3:
+            data = _data_layers(more)
+            for objects in reversed(data):
+                making.data.update(_files(objects))
     lowers = rng.choices([1, 2, 3, 4, 5], [30, 30, 20, 10, 10])[0]
     fs = choose_fs(rng, lowers)
     depth = rng.choice([1, 2, 2, 3, 3, 4])
     fill = rng.choice([4, 5, 6])
     out = {"fs": fs, "lowers": [], "upper": []}
-    below = frozenset()
     for i in reversed(range(lowers)):
-        layer = _layer(rng, True, i == lowers - 1, depth, fill, below)
+        layer = _layer(making, True, i == lowers - 1, depth, fill)
         out["lowers"].insert(0, layer)
-        below = frozenset(o["p"] for o in layer if o["kind"] == "dir")
-    if rng.random() < 0.25:
-        out["upper"] = _layer(rng, False, False, 2, 3, below)
+        making.below = frozenset(o["p"] for o in layer if o["kind"] == "dir")
+        making.files = _files(layer)
+    if chosen is not None:
+        out["options"] = chosen
+        out["data"] = data
+        out["data_fs"] = [more.choice(fs) for _ in data]
+        out["stages"] = features.stages(more, chosen, allowed, fs) if "stages" in allowed else []
+    if rng.random() < 0.25 and not out.get("stages"):
+        out["upper"] = _layer(making, False, False, 2, 3)
     else:
         out["upper"] = [{"kind": "root", "p": b"", "mode": rng.choice([0o777, 0o755]), "uid": 0,
                          "gid": 0, "time": v.old_time(rng)}]
@@ -191,9 +275,10 @@ def plan(rng):
     return out
 
 
-def build(root, objects):
+def build(root, objects, prefix=b"trusted.overlay."):
     """
     Makes the objects below the existing directory @root. Objects without a parent are left out.
+    @prefix: of the overlay's own xattrs.
     """
     made = {}
     for obj in objects:
@@ -210,7 +295,7 @@ def build(root, objects):
             _write(path, obj)
         elif kind == "xwhiteout":
             os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644))
-            sc.setxattr(path, b"trusted.overlay.whiteout", b"y")
+            sc.setxattr(path, prefix + b"whiteout", b"y")
         elif kind == "symlink":
             os.symlink(obj["to"], path)
         elif kind == "fifo":
@@ -252,6 +337,14 @@ def _write(path, obj):
         os.close(fd)
 
 
+def _xattrs(path):
+    for name in sc.listxattr(path):
+        try:
+            yield name, sc.getxattr(path, name)
+        except OSError as e:  # capabilities that are none cannot be read
+            yield name, errno.errorcode[e.errno].encode()
+
+
 def digest(root, inos=None, with_atime=True):
     """
     Everything of a layer, as {path: tuple}: contents, modes, owners, xattrs, mtime, atime, links.
@@ -276,7 +369,7 @@ def digest(root, inos=None, with_atime=True):
             content = os.readlink(path)
         elif kind in (0o02, 0o06):
             content = st.rdev
-        xattrs = tuple(sorted((name, sc.getxattr(path, name)) for name in sc.listxattr(path)))
+        xattrs = tuple(sorted(_xattrs(path)))
         out[rel] = (st.mode, st.uid, st.gid, st.nlink, st.mtime, st.ctime, content, xattrs,
                     st.atime if with_atime else None)
         if inos is not None:

@@ -16,11 +16,21 @@ def _escape(path):
     return path.replace(b"\\", b"\\\\").replace(b":", b"\\:").replace(b",", b"\\,")
 
 
-def _options(lowers, upper, work):
-    out = b"lowerdir=" + b":".join(_escape(p) for p in lowers)
-    if upper:
-        out += b",upperdir=" + _escape(upper) + b",workdir=" + _escape(work)
-    return out
+def _options(stack, *more):
+    out = b"lowerdir=" + b":".join(_escape(p) for p in stack.lowers)
+    out += b"".join(b"::" + _escape(p) for p in stack.data)
+    if stack.upper:
+        out += b",upperdir=" + _escape(stack.upper) + b",workdir=" + _escape(stack.work)
+    return b",".join([out, *(words for words in more if words)])
+
+
+class Stack:
+    """What is mounted: paths of layers, topmost first, and further options."""
+
+    def __init__(self, lowers, data=(), upper=None, work=None, options=""):
+        self.lowers, self.data = list(lowers), list(data)
+        self.upper, self.work = upper, work
+        self.options = os.fsencode(options)
 
 
 def connection(mountpoint):
@@ -40,8 +50,8 @@ class Kernel:
     def __init__(self, extra=b""):
         self.extra = extra
 
-    def mount(self, lowers, upper, work, mountpoint):
-        options = _options(lowers, upper, work) + (b"," + self.extra if self.extra else b"")
+    def mount(self, stack, mountpoint):
+        options = _options(stack, stack.options, self.extra)
         try:
             sc.mount(b"overlay", mountpoint, b"overlay", 0, options)
         except OSError as e:
@@ -57,8 +67,8 @@ class Fuse:
         self.name = os.path.basename(path)
         self.extra = extra
 
-    def mount(self, lowers, upper, work, mountpoint):
-        options = _options(lowers, upper, work) + (b"," + self.extra if self.extra else b"")
+    def mount(self, stack, mountpoint):
+        options = _options(stack, stack.options, self.extra)
         argv = [*self.argv, "-o", options, mountpoint]
         with subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                               stderr=subprocess.STDOUT) as p:

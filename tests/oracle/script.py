@@ -4,11 +4,16 @@ A sequence as a text that people read and the oracle replays: one object or oper
 call with literal arguments.
 
     fs(['tmp0', 'tmp0'])
+    options('redirect_dir=on,metacopy=on')
     layer(0, kind='file', p=b'a', mode=0o644, ...)
+    stage('tmp0', 'redirect_dir=on', keep=True)
+    staged(0, 'rename', p=b'd', to=b'e')
     mkdir(p=b'd', mode=0o755, who=(1000, 1000, ()))
 """
 
 import ast
+
+import features
 
 
 def _literal(key, value):
@@ -34,9 +39,18 @@ def text(plan, ops):
     lines = [call("fs", {}, [plan["fs"]])]
     if plan.get("strictatime"):
         lines.append("strictatime()")
+    if "options" in plan:
+        lines.append(call("options", {}, [features.text(plan["options"])]))
     for i, objects in enumerate(plan["lowers"]):
         lines.append("")
         lines += [call("layer", o, [i]) for o in objects]
+    for i, objects in enumerate(plan.get("data", ())):
+        lines += ["", call("datafs", {}, [plan["data_fs"][i]])]
+        lines += [call("data", o, [i]) for o in objects]
+    for i, stage in enumerate(plan.get("stages", ())):
+        lines += ["", call("stage", {"keep": stage["keep"]},
+                           [stage["fs"], features.text(stage["options"])])]
+        lines += [call("staged", args, [i, op]) for op, args in stage["ops"] or ()]
     lines.append("")
     if plan["upper"] is None:
         lines.append("noupper()")
@@ -61,6 +75,18 @@ def read(path):
         if name == "fs":
             plan["fs"] = first[0]
             plan["lowers"] = [[] for _ in first[0][1:]]
+        elif name == "options":
+            plan.update(options=features.words(first[0]), data=[], data_fs=[], stages=[])
+        elif name == "datafs":
+            plan["data"].append([])
+            plan["data_fs"].append(first[0])
+        elif name == "data":
+            plan["data"][first[0]].append(args)
+        elif name == "stage":
+            plan["stages"].append({"fs": first[0], "options": features.words(first[1]), **args,
+                                   "ops": []})
+        elif name == "staged":
+            plan["stages"][first[0]]["ops"].append((first[1], args))
         elif name == "layer":
             plan["lowers"][first[0]].append(args)
         elif name == "upper":

@@ -15,6 +15,8 @@ import time
 import traceback
 
 import differences
+import features
+import generate
 import layers
 import mounts
 import script
@@ -23,6 +25,7 @@ import tree
 from side import Side
 
 CLOCK_REALTIME_COARSE = 5
+STAGE_OPS = 40
 
 
 class Failure(Exception):
@@ -102,12 +105,20 @@ class Bench:
 
     # ---- filesystems
 
-    def open(self, plan):
+    def open(self, plan, rng=None):
+        """@rng: makes up the operations of the plan's stages, and notes them there."""
         self.plan = plan
+        self.prefix = features.prefix(plan)
         self.said = []
         self.impl = {"A": self.reference, "B": self.other}
         self.fs = {}
-        for name in sorted(set(plan["fs"])):
+        stages = plan.get("stages", ())
+        data_fs = plan.get("data_fs", [])
+        counted = set(plan["fs"]) | {s["fs"] for s in stages}
+        # special files and symlinks cannot hold an origin in user xattrs: their names get numbers
+        # of their own
+        self.links = len(counted) == 1 and ("f" if self.prefix[:1] == b"u" else tree.ANY)
+        for name in sorted(counted | set(data_fs)):
             path = self.base + b"/" + name.encode()
             if name != "disk" or not self.disk:
                 os.mkdir(path)
@@ -119,13 +130,14 @@ class Bench:
             sc.mount(path, view, None, sc.MS_BIND | sc.MS_REMOUNT | sc.MS_NOATIME)
             self.fs[name] = (path, view)
         fs = plan["fs"]
-        self.lowers, self.views = [], []
+        self.lowers, self.views, self.data = [], [], []
+        data_views = []
         for i, objects in enumerate(plan["lowers"]):
-            path, view = self.fs[fs[i + 1]]
-            os.mkdir(view + b"/l%d" % i)
-            layers.build(view + b"/l%d" % i, objects)
-            self.lowers.append(path + b"/l%d" % i)
-            self.views.append(view + b"/l%d" % i)
+            self.layer(fs[i + 1], b"/l%d" % i, objects, self.lowers, self.views)
+        for i, objects in enumerate(plan.get("data", ())):
+            self.layer(data_fs[i], b"/d%d" % i, objects, self.data, data_views)
+        for i, stage in enumerate(stages):
+            self.stage(i, stage, rng)
         self.upper, self.work = {"A": None, "B": None}, {"A": None, "B": None}
         if plan["upper"] is not None:
             path = self.fs[fs[0]][0]
@@ -134,14 +146,66 @@ class Bench:
                 self.work[side] = path + b"/wk" + side.encode()
                 os.mkdir(self.upper[side])
                 os.mkdir(self.work[side])
-                layers.build(self.upper[side], plan["upper"])
+                layers.build(self.upper[side], plan["upper"], self.prefix)
         self.inos = {}
-        self.digests = [layers.digest(view, self.inos) for view in self.views]
+        self.everything = self.views + data_views
+        self.digests = [layers.digest(view, self.inos) for view in self.everything]
         others = {}
         for side in "AB" if self.upper["A"] else "":
             layers.digest(self.upper[side], others)
         self.btimes = set(self.inos.values()) - set(others.values())
         self.start = next_tick()
+
+    def layer(self, fs, name, objects, paths, views):
+        path, view = self.fs[fs]
+        os.mkdir(view + name)
+        layers.build(view + name, objects, self.prefix)
+        paths.append(path + name)
+        views.append(view + name)
+
+    def stage(self, number, stage, rng):
+        """Lets the reference work on the layers so far, and puts what it made on top of them."""
+        path, view = self.fs[stage["fs"]]
+        upper, work = path + b"/s%d" % number, path + b"/sw%d" % number
+        os.mkdir(upper)
+        os.mkdir(work)
+        root = self.root["A"]
+        stack = mounts.Stack(self.lowers, self.data, upper, work, features.text(stage["options"]))
+        message = self.reference.mount(stack, root)
+        if message:
+            raise Failure("stage", ("stage",), ["the reference cannot mount: " + message])
+        self.mounted.append((root, self.reference))
+        side = Side("stage", root, 0)
+
+        def do(op, args):
+            if op != "drop_caches":
+                return side.run(op, args)
+            mounts.drop_caches(root)
+            return {}
+
+        try:
+            if stage["ops"] is None:
+                stage["ops"] = []
+                generator = generate.Generator(rng, self.plan, stage["options"])
+                for i in range(STAGE_OPS):
+                    if i % 10 == 0:
+                        generator.learn(tree.look(root, lambda ns: ns))
+                    op, args = generator.next()
+                    stage["ops"].append((op, args))
+                    generator.observe(op, args, do(op, args))
+            else:
+                for op, args in stage["ops"]:
+                    do(op, args)
+        finally:
+            side.destroy()
+        self.umount(root)
+        self.clear(self.base + b"/mA", b"r")  # what came there through a symlink to ..
+        # their links count as long as they are there
+        for name in os.listdir(work):
+            if name != b"index" or not stage["keep"]:
+                shutil.rmtree(work + b"/" + name)
+        self.lowers.insert(0, upper)
+        self.views.insert(0, view + b"/s%d" % number)
 
     def reap(self, wait=False):
         """
@@ -220,10 +284,12 @@ class Bench:
 
     def mount(self, root, impl, side):
         """Mounts @side's layers at @root."""
+        stack = mounts.Stack(self.lowers, self.data, self.upper[side], self.work[side],
+                             features.text(self.plan.get("options", {})))
         self.beat("mounting " + impl.name, self.connections())
         deadline = time.monotonic() + 10
         while True:
-            message = impl.mount(self.lowers, self.upper[side], self.work[side], root)
+            message = impl.mount(stack, root)
             if message is None:
                 break
             # the daemon of the mount before may still be on its way out
@@ -248,10 +314,21 @@ class Bench:
         self.mounted = [m for m in self.mounted if m[0] != root]
         self.reap()
 
+    def end_volatile(self, side):
+        """
+        A volatile mount leaves a mark in its workdir with which nobody mounts it again until it is
+        taken away by hand. Returns what there was.
+        """
+        mark = self.work[side] + b"/work/incompat"
+        there = [(os.path.relpath(path, mark), sorted(files))
+                 for path, _, files in sorted(os.walk(mark))]
+        shutil.rmtree(mark, ignore_errors=True)
+        return there
+
     def look(self, root, blocks=True):
         self.beat("looking at the tree", self.connections())
         return tree.look(root, self.when, blocks and self.plan["fs"][0] != "disk", self.btimes,
-                         len(set(self.plan["fs"])) == 1)
+                         self.links)
 
     def when(self, ns):
         return "now" if self.start <= ns <= self.start + 3600 * 10**9 else ns
@@ -275,12 +352,14 @@ class Run:
         bench = self.bench
         self.sides = {}
         try:
-            bench.open(self.plan)
+            bench.open(self.plan, self.rng)
             for side in "AB":
                 bench.mount(bench.root[side], bench.impl[side], side)
                 self.sides[side] = Side(bench.impl[side].name, bench.root[side], bench.start)
+            # on both sides, and of a replay too: what was once looked up is known otherwise
+            seen = [bench.look(bench.root[side]) for side in "AB"]
             if self.generator:
-                self.generator.learn(bench.look(bench.root["A"]))
+                self.generator.learn(seen[0])
             try:
                 if self.given is None:
                     self.make()
@@ -313,7 +392,8 @@ class Run:
         self.bench.reap(wait=True)
 
     def make(self):
-        remount_at = self.rng.randrange(self.count) if self.rng.random() < 0.3 else -1
+        often = 0.5 if self.plan.get("options") else 0.3
+        remount_at = self.rng.randrange(self.count) if self.rng.random() < often else -1
         for i in range(self.count):
             if i == remount_at:
                 self.add("remount", {"swap": self.rng.random() < 0.5})
@@ -381,6 +461,7 @@ class Run:
         for side in "AB":
             self.sides[side].close_all()
             bench.umount(bench.root[side])
+        self.volatile()
         if self.generator:
             self.generator.forget_handles()
         if swap:
@@ -436,12 +517,13 @@ class Run:
         self.lowers()
         if self.plan["upper"] is None:
             return
+        self.volatile()
         self.workdir(other)
-        expected = tree.on_disk(bench.upper[ref], bench.views)
-        upper = tree.on_disk(bench.upper[other], bench.views)
+        expected = tree.on_disk(bench.upper[ref], bench.work[ref], bench.views, bench.prefix)
+        upper = tree.on_disk(bench.upper[other], bench.work[other], bench.views, bench.prefix)
         self.differ("the uppers on disk", tree.compare(expected, upper))
         if plyfs.fuse and not self.swapped:  # the kernel's overlayfs forgets it when it links
-            self.differ("the upper on disk", tree.check_impure(upper))
+            self.differ("the upper on disk", tree.check_impure(upper, bench.prefix))
         # each upper by the other implementation, then by its own again
         for where, kernel_over, plyfs_over in (("each upper by the other", other, ref),
                                                ("each upper by its own again", ref, other)):
@@ -449,11 +531,28 @@ class Run:
                 bench.mount(bench.root[side], impl, side)
             by_kernel = bench.look(bench.root[kernel_over], self.blocks())
             by_plyfs = bench.look(bench.root[plyfs_over], self.blocks())
+            self.differ(where, tree.compare(by_kernel, by_plyfs))
+            if features.on(self.plan, "index"):
+                # the kernel's overlayfs counts an entry of the index from the next mount on
+                for path, entry in last.items():
+                    if "nlink" in entry:
+                        entry["nlink"] = by_kernel.get(path, entry).get("nlink")
             self.differ(where + ", plyfs", tree.compare(last, by_plyfs))
             self.differ(where + ", kernel", tree.compare(last, by_kernel))
             for side in "AB":
                 bench.umount(bench.root[side])
+            self.volatile()
         self.lowers()
+
+    def volatile(self):
+        """Both sides leave the mark of a volatile mount, or neither does."""
+        bench = self.bench
+        if self.plan["upper"] is None:
+            return
+        marks = {side: bench.end_volatile(side) for side in "AB"}
+        if marks["A"] != marks["B"]:
+            raise Failure("the mark of a volatile mount", ("volatile",),
+                          ["%s leaves %r" % (bench.impl[s].name, marks[s]) for s in "AB"])
 
     def write_back(self, side):
         """What was written through mappings reaches the upper now, and its mtime."""
@@ -465,7 +564,7 @@ class Run:
 
     def lowers(self):
         """Nobody wrote a lower layer, not even an atime."""
-        for i, (view, before) in enumerate(zip(self.bench.views, self.bench.digests)):
+        for i, (view, before) in enumerate(zip(self.bench.everything, self.bench.digests)):
             after = layers.digest(view)
             if after == before:
                 continue
@@ -485,15 +584,17 @@ class Run:
         left = []
         work = self.bench.work[side]
         for top in os.listdir(work):
-            if top != b"work":
+            if top not in (b"work", b"index"):
                 left.append(top)
                 continue
-            for name in os.listdir(work + b"/work"):
+            for name in os.listdir(work + b"/" + top):
+                if top == b"index" and name[:1] != b"#":
+                    continue  # compared with the uppers
                 try:
-                    st = os.lstat(work + b"/work/" + name)
+                    st = os.lstat(work + b"/" + top + b"/" + name)
                 except FileNotFoundError:
                     continue  # the daemon, on its way out, is just clearing up
                 if (st.st_mode >> 12, st.st_rdev) != (0o2, 0):
-                    left.append(b"work/" + name)
+                    left.append(top + b"/" + name)
         if left:
             raise Failure("litter in workdir", ("workdir",), ["left in workdir: %r" % left[:20]])

@@ -130,6 +130,16 @@ def fallocate(fd, mode, off, length):
     check(libc.fallocate(fd, mode, off, length))
 
 
+def name_to_handle(path):
+    """The type and the bytes of a file handle, not following a symlink; None if there is none."""
+    buf = ctypes.create_string_buffer(struct.pack("=Ii", 128, 0), 8 + 128)
+    mount_id = ctypes.c_int()
+    if libc.name_to_handle_at(AT_FDCWD, ctypes.c_char_p(path), buf, ctypes.byref(mount_id), 0) < 0:
+        return None
+    size, kind = struct.unpack_from("=Ii", buf)
+    return kind, buf.raw[8:8 + size]
+
+
 def syncfs(fd):
     check(libc.syncfs(fd))
 

@@ -13,6 +13,7 @@ import zlib
 import syscalls as sc
 
 HEAD = 1 << 19
+ANY = "fpscbl"  # the types of what may have several names
 
 
 def _error(e):
@@ -60,12 +61,13 @@ def _entry(path, when, blocks, btimes):
         out["xattrs"] = xattrs
     if kind == 0o10:
         out["size"] = st.size
-        if blocks:
-            out["blocks"] = st.blocks
         try:
             out["content"] = _content(path, st.size)
         except OSError as e:
             out["content"] = _error(e)
+        if blocks:
+            # only now: those of data in a data-only layer are a guess before it was opened
+            out["blocks"] = sc.statx(sc.AT_FDCWD, path, sc.AT_SYMLINK_NOFOLLOW).blocks
     elif kind == 0o12:
         out["size"] = st.size
         try:
@@ -77,12 +79,12 @@ def _entry(path, when, blocks, btimes):
     return out
 
 
-def look(root, when, blocks=False, btimes=(), links=True):
+def look(root, when, blocks=False, btimes=(), links=ANY):
     """
     The tree below @root. @when maps times to what is compared, @btimes are the birth times worth
     comparing (those of lower objects), @blocks says whether st_blocks of files are comparable,
-    @links whether names of one file are known by its inode number: on layers of several filesystems
-    the kernel's overlayfs gives the names of one file different numbers for a while.
+    @links the types of those whose names are known by one inode number: on layers of several
+    filesystems the kernel's overlayfs gives the names of one file different numbers for a while.
     """
     tree = {}
     groups = {}
@@ -93,7 +95,7 @@ def look(root, when, blocks=False, btimes=(), links=True):
         except OSError as e:
             entry = {"type": _error(e)}
         tree[rel] = entry
-        if "_ino" in entry and entry["type"] != "d":
+        if "_ino" in entry and entry["type"] in (links or ""):
             groups.setdefault((entry["_dev"], entry["_ino"]), []).append(rel)
         return entry
 
@@ -131,8 +133,7 @@ def look(root, when, blocks=False, btimes=(), links=True):
             child["_d_ino"] = dino
             if child["type"] == "d":
                 stack.append(sub)
-    if links:
-        _group(tree, groups)
+    _group(tree, groups)
     return tree
 
 
@@ -214,28 +215,36 @@ def _over_directory(rel, lowers):
     return False
 
 
-def on_disk(root, lowers):
+INDEX = b"(index)"  # in the place of a path: what an index holds is shown below it
+
+
+def on_disk(root, work, lowers, prefix):
     """
-    An upper layer as it lies on disk, with the overlay's own xattrs. The mark of an opaque
-    directory is left out where none of @lowers has a directory: there it says nothing.
+    An upper layer as it lies on disk, with the overlay's own xattrs, and the index that goes with
+    it. The mark of an opaque directory is left out where none of @lowers has a directory: there it
+    says nothing. A handle of an upper object is shown as the path of that object.
     """
     tree = {}
     groups = {}
+    handles = {}
 
     def never(_):
         return None
 
-    def add(rel, path):
+    def add(rel, path, below=root):
         entry = _entry(path, never, False, ())
         ino = entry["_ino"]
+        if below is root and (handle := sc.name_to_handle(path)):
+            handles[handle] = rel
         if entry["type"] != "d":
             groups.setdefault(ino, []).append(rel)
         for field in ("btime", "mtime", "_ino", "_dev"):
             entry.pop(field)
         if entry["type"] == "d":
             del entry["nlink"]
-        if not rel and "xattrs" in entry:
-            entry["xattrs"].pop(b"trusted.overlay.uuid", None)  # random
+        uuid = entry.get("xattrs", {}).get(prefix + b"uuid")
+        if not rel and uuid is not None:
+            entry["xattrs"][prefix + b"uuid"] = len(uuid)  # random
         if entry["type"] == "c" and entry["rdev"] == (0, 0):
             groups[ino].pop()
             entry = {"type": "whiteout", "mode": entry["mode"]}  # links of one shared inode
@@ -250,22 +259,40 @@ def on_disk(root, lowers):
             sub = rel + b"/" + name if rel else name
             if add(sub, root + b"/" + sub):
                 stack.append(sub)
+    index = work + b"/index"
+    if os.path.isdir(index):
+        add(INDEX, index, index)
+        for name in os.listdir(index):
+            if name[:1] != b"#":  # being made, or a spare whiteout
+                add(INDEX + b"/" + name, index + b"/" + name, index)
     _group(tree, groups)
     for rel, entry in tree.items():
         xattrs = entry.get("xattrs", {})
         if not _over_directory(rel, lowers):
-            xattrs.pop(b"trusted.overlay.opaque", None)
+            xattrs.pop(prefix + b"opaque", None)
+        if prefix + b"upper" in xattrs:
+            xattrs[prefix + b"upper"] = _pointed_at(xattrs[prefix + b"upper"], handles)
         # a hint that is only wrong when it lacks: see check_impure()
-        impure = xattrs.pop(b"trusted.overlay.impure", None)
+        impure = xattrs.pop(prefix + b"impure", None)
         if "xattrs" in entry and not xattrs:
             del entry["xattrs"]
         entry["_impure"] = impure
     return tree
 
 
-def check_impure(upper):
+def _pointed_at(value, handles):
+    """The mark of an index entry: a file handle with the overlay's header (struct ovl_fb)."""
+    if not isinstance(value, bytes) or len(value) < 21:
+        return value
+    known = handles.get((value[4], value[21:]))
+    return value if known is None else (value[:4], "handle of", known)
+
+
+def check_impure(upper, prefix):
     """Above everything that has an origin there is a directory marked impure."""
-    return [(path, "impure", "marked", "not")
-            for path, e in upper.items()
-            if b"trusted.overlay.origin" in e.get("xattrs", {}) and path
-            and upper[path.rpartition(b"/")[0]]["_impure"] is None]
+    return [(path, "impure", "marked", e["_impure"])
+            for path, e in upper.items() if e["_impure"] not in (None, b"y")] + [
+        (path, "impure", "marked", "not")
+        for path, e in upper.items()
+        if prefix + b"origin" in e.get("xattrs", {}) and path and not path.startswith(INDEX)
+        and upper[path.rpartition(b"/")[0]]["_impure"] is None]

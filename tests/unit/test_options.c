@@ -167,8 +167,15 @@ static void test_bad_colons_are_refused(void **state)
 	refused(s, "lowerdir=/a:/b:", "ends with ':'");
 	refused(s, "lowerdir=/a::", "ends with ':'");
 	refused(s, "lowerdir=/a:::/b", "':::'");
-	refused(s, "lowerdir=/a::/b", "data-only");
+	refused(s, "lowerdir=/a:/b::", "ends with ':'");
+	refused(s, "lowerdir=/a::/d:", "ends with ':'");
+	refused(s, "lowerdir=/a::/d::", "ends with ':'");
+	refused(s, "lowerdir=/a::/d:::/e", "':::'");
+	refused(s, "lowerdir=::/d", "begins with ':'");
+	refused(s, "lowerdir=/a::/d:/b", "after the data-only ones");
+	refused(s, "lowerdir=/a::/d::/e:/b", "after the data-only ones");
 	refused(s, "lowerdir=/a:/b\\", "lone '\\'");
+	refused(s, "lowerdir=/a::/d\\\\\\", "lone '\\'");
 	refused(s, "upperdir=/a\\", "lone '\\'");
 	refused(s, "workdir=\\", "lone '\\'");
 }
@@ -178,7 +185,7 @@ static void test_a_refused_lowerdir_leaves_nothing_behind(void **state)
 	struct state *s = *state;
 
 	add(s, "lowerdir=/a:/b");
-	refused(s, "lowerdir=/c::/d", "data-only");
+	refused(s, "lowerdir=/c::/d:/e", "data-only");
 	LOWER(s, "/a", "/b");
 }
 
@@ -193,6 +200,73 @@ static void test_a_later_lowerdir_replaces_the_earlier(void **state)
 	check_refused(s, "lowerdir=");
 	add(s, "lowerdir=,lowerdir=/x:/y");
 	LOWER(s, "/x", "/y");
+}
+
+static void test_data_only_layers(void **state)
+{
+	struct state *s = *state;
+
+	add(s, "lowerdir=/a:/b::/d1::/d2");
+	LOWER(s, "/a", "/b", "/d1", "/d2");
+	assert_int_equal(s->o.data_count, 2);
+	check(s);
+	add(s, "lowerdir=/a::/d\\:1::d\\\\");
+	LOWER(s, "/a", "/d:1", "d\\");
+	assert_int_equal(s->o.data_count, 2);
+	add(s, "lowerdir=/a\\::/b");
+	LOWER(s, "/a:", "/b");
+	assert_int_equal(s->o.data_count, 0);
+	add(s, "lowerdir=/a:\\::/b");
+	LOWER(s, "/a", ":", "/b");
+	assert_int_equal(s->o.data_count, 0);
+}
+
+static void test_layers_one_by_one(void **state)
+{
+	struct state *s = *state;
+
+	add(s, "lowerdir+=/a,lowerdir+=b,datadir+=/d1");
+	add(s, "datadir+=/d2");
+	LOWER(s, "/a", "b", "/d1", "/d2");
+	assert_int_equal(s->o.data_count, 2);
+	check(s);
+	refused(s, "lowerdir+=", "lowerdir+= is empty");
+	refused(s, "datadir+=", "datadir+= is empty");
+	refused(s, "lowerdir+", "'lowerdir+' needs a value");
+	LOWER(s, "/a", "b", "/d1", "/d2");
+}
+
+/* Also where lowerdir= would take them for something else. */
+static void test_layers_one_by_one_are_literal(void **state)
+{
+	struct state *s = *state;
+
+	add(s, "lowerdir+=a:b,lowerdir+=:c:,lowerdir+=a\\:b,lowerdir+=a\\\\b,datadir+=d::e,"
+	       "datadir+=e f,datadir+=g=h,datadir+=i\\,j,datadir+=k\\");
+	LOWER(s, "a:b", ":c:", "a\\:b", "a\\\\b", "d::e", "e f", "g=h", "i\\,j", "k\\");
+	assert_int_equal(s->o.data_count, 5);
+}
+
+static void test_order_of_layer_words(void **state)
+{
+	struct state *s = *state;
+
+	add(s, "lowerdir=/a");
+	refused(s, "lowerdir+=/b", "lowerdir+= cannot follow lowerdir=");
+	refused(s, "datadir+=/d", "datadir+= cannot follow lowerdir=");
+	LOWER(s, "/a");
+	add(s, "lowerdir=,lowerdir+=/b,datadir+=/d");
+	refused(s, "lowerdir+=/c", "lowerdir+= cannot follow datadir+=");
+	LOWER(s, "/b", "/d");
+	add(s, "lowerdir=/x:/y");
+	LOWER(s, "/x", "/y");
+	assert_int_equal(s->o.data_count, 0);
+	add(s, "lowerdir=,datadir+=/d");
+	check_refused(s, "data-only");
+	refused(s, "lowerdir+=/c", "lowerdir+= cannot follow datadir+=");
+	add(s, "lowerdir=,lowerdir+=/c");
+	LOWER(s, "/c");
+	check(s);
 }
 
 static char *many_layers(size_t count, const char *name)
@@ -220,6 +294,14 @@ static void test_500_layers_are_the_most(void **state)
 	assert_int_equal(s->o.lower_count, 500);
 	assert_string_equal(s->o.lower[499], "/l");
 	refused(s, too_many, "501 layers");
+	add(s, "lowerdir=");
+	for (size_t i = 0; i < 400; i++)
+		add(s, "lowerdir+=/l");
+	for (size_t i = 0; i < 100; i++)
+		add(s, "datadir+=/d");
+	assert_int_equal(s->o.lower_count, 500);
+	assert_int_equal(s->o.data_count, 100);
+	refused(s, "datadir+=/d", "500 is the most");
 }
 
 static void test_lists_may_be_longer_than_a_page(void **state)
@@ -366,17 +448,53 @@ static void test_kernel_words_at_their_defaults_pass(void **state)
 	add(s, "redirect_dir=follow,redirect_dir=off");
 }
 
-static void test_kernel_words_that_we_lack_say_so(void **state)
+static void test_features(void **state)
 {
-	static const char *const lists[] = {
-		"lowerdir+=/a",
-		"datadir+=/a",
+	static const struct {
+		const char *word;
+		struct ovl_features want;
+		unsigned int given;
+	} cases[] = {
+		{ "redirect_dir=on", { .redirect = OVL_REDIRECT_ON }, OVL_GIVEN_REDIRECT },
+		{ "redirect_dir=follow", { .redirect = OVL_REDIRECT_FOLLOW }, OVL_GIVEN_REDIRECT },
+		{ "redirect_dir=nofollow",
+		  { .redirect = OVL_REDIRECT_NOFOLLOW },
+		  OVL_GIVEN_REDIRECT },
+		{ "redirect_dir=off", { .redirect = OVL_REDIRECT_FOLLOW }, OVL_GIVEN_REDIRECT },
+		{ "metacopy=on", { .metacopy = true }, OVL_GIVEN_METACOPY },
+		{ "metacopy=off", { 0 }, OVL_GIVEN_METACOPY },
+		{ "index=on", { .index = true }, OVL_GIVEN_INDEX },
+		{ "index=off", { 0 }, OVL_GIVEN_INDEX },
+		{ "nfs_export=on", { .nfs_export = true }, OVL_GIVEN_NFS_EXPORT },
+		{ "nfs_export=off", { 0 }, OVL_GIVEN_NFS_EXPORT },
+		{ "verity=on", { .verity = OVL_VERITY_ON }, OVL_GIVEN_VERITY },
+		{ "verity=require", { .verity = OVL_VERITY_REQUIRE }, OVL_GIVEN_VERITY },
+		{ "verity=off", { 0 }, OVL_GIVEN_VERITY },
+		{ "xino=on", { .xino = OVL_XINO_ON }, OVL_GIVEN_XINO },
+		{ "xino=auto", { .xino = OVL_XINO_AUTO }, OVL_GIVEN_XINO },
+		{ "xino=off", { 0 }, OVL_GIVEN_XINO },
+		{ "uuid=auto", { 0 }, OVL_GIVEN_UUID },
+		{ "uuid=on", { .uuid = OVL_UUID_ON }, OVL_GIVEN_UUID },
+		{ "uuid=null", { .uuid = OVL_UUID_NULL }, OVL_GIVEN_UUID },
+		{ "uuid=off", { .uuid = OVL_UUID_OFF }, OVL_GIVEN_UUID },
+		{ "fsync=auto", { 0 }, OVL_GIVEN_FSYNC },
+		{ "fsync=strict", { .fsync = OVL_FSYNC_STRICT }, OVL_GIVEN_FSYNC },
+		{ "fsync=volatile", { .fsync = OVL_FSYNC_VOLATILE }, OVL_GIVEN_FSYNC },
+		{ "volatile", { .fsync = OVL_FSYNC_VOLATILE }, OVL_GIVEN_FSYNC },
+		{ "volatile,fsync=strict", { .fsync = OVL_FSYNC_STRICT }, OVL_GIVEN_FSYNC },
+		{ "index=on,index=off", { 0 }, OVL_GIVEN_INDEX },
+		{ "userxattr", { .userxattr = true }, 0 },
+		{ "metacopy=on,index=on,xino=off",
+		  { .metacopy = true, .index = true },
+		  OVL_GIVEN_METACOPY | OVL_GIVEN_INDEX | OVL_GIVEN_XINO },
 	};
 	struct state *s = *state;
 
-	for (size_t i = 0; i < ARRAY_SIZE(lists); i++) {
-		refused(s, lists[i], "this version of plyfs does not have");
-		assert_memory_equal(s->message, lists[i], strcspn(lists[i], "="));
+	for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
+		options_free(&s->o);
+		add(s, cases[i].word);
+		assert_memory_equal(&s->o.features, &cases[i].want, sizeof(s->o.features));
+		assert_int_equal(s->o.given, cases[i].given);
 	}
 }
 
@@ -400,17 +518,6 @@ static void test_words_with_and_without_value(void **state)
 	refused(s, "ro=yes", "'ro' takes no value");
 	refused(s, "index", "'index' needs a value");
 	refused(s, "volatile=1", "'volatile' takes no value");
-}
-
-static void test_redirect_dir(void **state)
-{
-	struct state *s = *state;
-
-	assert_int_equal(s->o.features.redirect, OVL_REDIRECT_FOLLOW);
-	add(s, "redirect_dir=nofollow");
-	assert_int_equal(s->o.features.redirect, OVL_REDIRECT_NOFOLLOW);
-	add(s, "redirect_dir=off");
-	assert_int_equal(s->o.features.redirect, OVL_REDIRECT_FOLLOW);
 }
 
 static void test_unknown_words_are_named(void **state)
@@ -444,7 +551,7 @@ static void test_sloppy_lets_unknown_words_pass_but_not_wrong_values(void **stat
 	s->o.sloppy = true;
 	add(s, "frobnicate=1,lowerdir=/a,blah");
 	LOWER(s, "/a");
-	refused(s, "index=on", "index=on");
+	refused(s, "index=maybe", "index=maybe");
 }
 
 static void test_words_of_fstab_pass(void **state)
@@ -578,6 +685,10 @@ int main(void)
 		T(test_bad_colons_are_refused),
 		T(test_a_refused_lowerdir_leaves_nothing_behind),
 		T(test_a_later_lowerdir_replaces_the_earlier),
+		T(test_data_only_layers),
+		T(test_layers_one_by_one),
+		T(test_layers_one_by_one_are_literal),
+		T(test_order_of_layer_words),
 		T(test_500_layers_are_the_most),
 		T(test_lists_may_be_longer_than_a_page),
 		T(test_a_long_wrong_word_gives_a_cut_message),
@@ -590,10 +701,9 @@ int main(void)
 		T(test_no_lowerdir_is_refused),
 		T(test_empty_values_are_refused),
 		T(test_kernel_words_at_their_defaults_pass),
-		T(test_kernel_words_that_we_lack_say_so),
+		T(test_features),
 		T(test_wrong_values_name_the_right_ones),
 		T(test_words_with_and_without_value),
-		T(test_redirect_dir),
 		T(test_unknown_words_are_named),
 		T(test_mistyped_words_get_a_suggestion),
 		T(test_sloppy_lets_unknown_words_pass_but_not_wrong_values),
