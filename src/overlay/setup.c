@@ -63,6 +63,11 @@ static bool in_initial_userns(void)
 	return stat("/proc/self/ns/user", &st) == 0 && st.st_ino == USER_NS_INIT_INO;
 }
 
+bool ovl_may_trust(void)
+{
+	return in_initial_userns() && has_capability(CAP_SYS_ADMIN);
+}
+
 static void find_rights(struct ovl *o)
 {
 	o->uid = geteuid();
@@ -374,7 +379,7 @@ static int choose_features(struct opening *p)
 {
 	struct ovl *o = p->o;
 	const struct ovl_config *c = p->config;
-	bool privileged = in_initial_userns() && has_capability(CAP_SYS_ADMIN);
+	bool privileged = ovl_may_trust();
 
 	o->userxattr = c->xattr_prefix == OVL_XATTR_USER ||
 		       (c->xattr_prefix == OVL_XATTR_AUTO && !privileged);
