@@ -94,6 +94,7 @@ enum inode_flag {
 	INODE_INDEXED = 1 << 17,  /* has one; cleared when the union has no name of it any more */
 	INODE_ALIASES = 1 << 18,  /* is in upper, but not by all of its names */
 	INODE_METACOPY = 1 << 10, /* the topmost object has no data: data is set; cleared once */
+	INODE_VERIFIED = 1 << 20, /* the data of a metacopy has the digest that it should have */
 };
 
 struct ovl_inode {
@@ -382,6 +383,25 @@ static inline void statx_times(const struct statx *st, struct timespec times[2])
 	times[0] = (struct timespec){ st->stx_atime.tv_sec, st->stx_atime.tv_nsec };
 	times[1] = (struct timespec){ st->stx_mtime.tv_sec, st->stx_mtime.tv_nsec };
 }
+
+/* verity.c: the digest that a metacopy holds of its data. Nothing is done with verity=off. */
+/* Of an opened lower file; none if it has none. -EIO when it cannot be had. */
+int verity_measure(struct ovl *o, struct layer_ref *data, struct fmt_metacopy *out);
+/*
+ * Before the data of a metacopy is used: -EIO unless it has the digest that the topmost object, at
+ * @at and @name, asks for. Once is enough for an inode.
+ */
+int verity_check(struct ovl *o, struct ovl_inode *i, struct layer_ref *at, const char *name,
+		 struct layer_ref *data);
+/* The same of whatever is not opened, if it is a metacopy at all. No lock is held. */
+int verity_check_data(struct ovl *o, struct ovl_inode *i);
+
+/* casefold.c: directories in which case does not matter. */
+/* Finds out which layers may hold some. work is prepared. */
+void casefold_init(struct ovl *o);
+bool casefold_is(struct layer_ref *at, const char *name);
+/* -ESTALE for one of them. To be asked of layers that may hold some. */
+int casefold_refuse(struct layer_ref *at, const char *name);
 
 /* identity.c */
 /*

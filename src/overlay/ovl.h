@@ -320,6 +320,16 @@ int ovl_set_fsxattr(struct ovl *o, const struct ovl_caller *caller, ovl_node nod
 
 int ovl_statfs(struct ovl *o, struct statvfs *out);
 
+/*
+ * An O_PATH fd, the caller's, of the real object that shows on top, and in which layer that is: 0
+ * is upper, the topmost lower one is 1. -EOPNOTSUPP for a layer whose objects have no fd. For tools
+ * that work on layers; what is done through the fd the union does not know of.
+ */
+int ovl_open_real(struct ovl *o, ovl_node node, unsigned int *layer);
+
+/* Whether this process may write trusted.* xattrs, which are the marks then (OVL_XATTR_AUTO). */
+bool ovl_may_trust(void);
+
 /* Counters, for tests and for -d. */
 struct ovl_stats {
 	uint64_t inodes; /* alive, the root included */

@@ -63,6 +63,11 @@ static bool in_initial_userns(void)
 	return stat("/proc/self/ns/user", &st) == 0 && st.st_ino == USER_NS_INIT_INO;
 }
 
+bool ovl_may_trust(void)
+{
+	return in_initial_userns() && has_capability(CAP_SYS_ADMIN);
+}
+
 static void find_rights(struct ovl *o)
 {
 	o->uid = geteuid();
@@ -374,7 +379,7 @@ static int choose_features(struct opening *p)
 {
 	struct ovl *o = p->o;
 	const struct ovl_config *c = p->config;
-	bool privileged = in_initial_userns() && has_capability(CAP_SYS_ADMIN);
+	bool privileged = ovl_may_trust();
 
 	o->userxattr = c->xattr_prefix == OVL_XATTR_USER ||
 		       (c->xattr_prefix == OVL_XATTR_AUTO && !privileged);
@@ -436,6 +441,19 @@ static int begin_volatile(struct opening *p)
 	if (err < 0)
 		return fail(p, err, "cannot mark workdir %s/work as volatile: %s", p->config->work,
 			    strerror(-err));
+	return 0;
+}
+
+static int check_casefold(struct opening *p)
+{
+	struct ovl *o = p->o;
+
+	for (unsigned int n = o->has_upper ? 0 : 1; n < o->layer_count; n++)
+		if (casefold_is(o->layers[n].root, ""))
+			return fail(p, -EINVAL,
+				    "in %s %s case does not matter (chattr +F): such directories "
+				    "cannot be united",
+				    root_kind(n), root_path(p, n));
 	return 0;
 }
 
@@ -539,7 +557,9 @@ static int open_all(struct opening *p)
 		o->layers[n].ambiguous_ids = ambiguous;
 	}
 	find_rights(o);
-	err = choose_features(p);
+	err = check_casefold(p);
+	if (err == 0)
+		err = choose_features(p);
 	if (err < 0)
 		return err;
 	probe_upper_xattrs(p);
@@ -559,6 +579,7 @@ static int open_all(struct opening *p)
 		if (err < 0)
 			return err;
 	}
+	casefold_init(o);
 	return make_root(o);
 }
 
