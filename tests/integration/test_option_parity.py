@@ -35,7 +35,8 @@ AXES = {
     "access": [ABSENT, "ro", "rw"],
     "upper": [True, False],
     "data": [ABSENT, "::", "+="],
-    "apart": [False, True],  # lower layers on another filesystem
+    # lower layers on another filesystem; ramfs has neither file handles, nor xattrs, nor a uuid
+    "apart": [ABSENT, "tmpfs", "ramfs"],
 }
 
 # What decides about each other: all of their combinations.
@@ -138,7 +139,8 @@ class Layers:
             mkdir(self.lower_base / n) for n in ("top", "bottom", "data")
         )
 
-    def fill(self):
+    def fill(self, marked):
+        """marked: the filesystem has xattrs."""
         write(self.top / "file", "data of the file" * 1000, mode=0o644)
         write(self.top / "single", "one name", mode=0o644)
         write(self.top / "h1", "two names", mode=0o644)
@@ -146,6 +148,8 @@ class Layers:
         write(self.top / "dir/a", "a")
         write(self.bottom / "dir/b", "b")
         write(self.top / "gone/x", "x")
+        if not marked:
+            return self
         # as an upper layer of other options left them
         write(self.bottom / "old/c", "c")
         make_whiteout(self.top / "old")
@@ -175,12 +179,17 @@ class Layers:
 
 @contextlib.contextmanager
 def new_layers(scratch, apart, name, full=True):
-    """Layers in a new directory of that name; the lower ones on a tmpfs of their own if apart."""
+    """Layers in a new directory of that name; the lower ones on a filesystem of their own."""
     base = mkdir(scratch / name)
-    with contextlib.ExitStack() as stack:
-        lower = stack.enter_context(lib.tmpfs(base, "lower")) if apart else base
+    lower = mkdir(base / "lower")
+    if apart:
+        lib.sys_mount(apart, lower, apart)
+    try:
         layers = Layers(base, lower)
-        yield layers.fill() if full else layers
+        yield layers.fill(apart != "ramfs") if full else layers
+    finally:
+        if apart:
+            lib.sys_umount(lower, lib.MNT_DETACH)
     lib.remove_tree(base)
 
 
