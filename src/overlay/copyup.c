@@ -313,7 +313,6 @@ static int publish_in_index(struct copyup *c)
 		c->has_temp = false;
 		c->entry = NULL;
 		switch_to_upper(c);
-		err = index_nlink_start(c->o, i);
 	}
 	lock_drop(&i->lock);
 	return err;
@@ -617,5 +616,6 @@ int copy_up(struct ovl *o, const struct ovl_caller *caller, struct ovl_inode *i,
 		if (err < 0)
 			return err;
 	}
-	return index_link_up_last(o, caller, i);
+	index_link_up_last(o, caller, i);
+	return 0;
 }

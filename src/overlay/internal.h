@@ -313,6 +313,8 @@ struct ovl_inode *link_find(struct ovl *o, dev_t dev, uint64_t ino);
  * one, with a reference). @i->lock is held, or nobody knows @i.
  */
 struct ovl_inode *link_insert(struct ovl *o, struct ovl_inode *i, dev_t dev, uint64_t ino);
+/* Nobody is to find @i there any more. @i->lock is held. */
+void link_remove(struct ovl *o, struct ovl_inode *i);
 
 /* reach.c: how the real objects are reached. */
 struct reach {
