@@ -69,9 +69,10 @@ struct copyup {
 	off_t size;               /* of the data to be copied */
 	char temp[FMT_TEMP_NAME_MAX];
 	bool has_temp;
-	int fd;           /* of a regular file, or of a directory that is synced */
-	bool meta;        /* its data stays in lower */
-	bool broken_link; /* a lower hard link that loses its other names */
+	int fd;                   /* of a regular file, or of a directory that is synced */
+	bool meta;                /* its data stays in lower */
+	struct fmt_metacopy mark; /* and has this digest */
+	bool broken_link;         /* a lower hard link that loses its other names */
 	bool has_origin;
 };
 
@@ -136,6 +137,7 @@ static int copy_contents(struct copyup *c)
 /* The private marks of the copy; before a mode that may forbid it to who is bound by modes. */
 static int store_marks(struct copyup *c)
 {
+	uint8_t metacopy[FMT_METACOPY_MAX];
 	char protattr[2];
 	size_t len = fmt_protattr_encode(c->inode->protattr, protattr);
 	int err = 0;
@@ -145,7 +147,8 @@ static int store_marks(struct copyup *c)
 	if (len)
 		err = at_setxattr(work_fd(c), c->temp, xname(c->o, FMT_PROTATTR), protattr, len, 0);
 	if (err == 0 && c->meta)
-		err = at_setxattr(work_fd(c), c->temp, xname(c->o, FMT_METACOPY), "", 0, 0);
+		err = at_setxattr(work_fd(c), c->temp, xname(c->o, FMT_METACOPY), metacopy,
+				  fmt_metacopy_encode(&c->mark, metacopy), 0);
 	/* A broken hard link is another file than its origin; an orphan has no place to be found
 	 * at. */
 	if (err < 0 || c->broken_link || !c->parent)
@@ -373,6 +376,23 @@ static int remember_data(struct copyup *c)
 	return 0;
 }
 
+/* The digest for the mark. With verity=require what has none is copied whole. */
+static int settle_digest(struct copyup *c)
+{
+	autoref struct layer_ref *file = NULL;
+	int err;
+
+	if (c->o->features.verity == OVL_VERITY_OFF)
+		return 0;
+	err = open_data(c, &file);
+	if (err == 0)
+		err = verity_measure(c->o, file, &c->mark);
+	if (c->o->features.verity != OVL_VERITY_REQUIRE)
+		return err;
+	c->meta = err == 0 && c->mark.digest_size;
+	return 0;
+}
+
 static int run(struct copyup *c)
 {
 	int err = layer_stat(c->from, c->from_name, &c->st);
@@ -394,6 +414,10 @@ static int run(struct copyup *c)
 	}
 	c->broken_link = !c->inode->dir && c->st.stx_nlink > 1 && !c->entry;
 	c->meta = copies_meta_only(c);
+	if (c->meta)
+		err = settle_digest(c);
+	if (err < 0)
+		return err;
 	if (S_ISREG(c->st.stx_mode) && !c->meta)
 		c->size = copied_size(c, (off_t)c->st.stx_size);
 	if (c->meta) {
@@ -606,16 +630,18 @@ static struct ovl_inode *topmost_missing(struct ovl *o, struct ovl_inode *i)
 
 int copy_up(struct ovl *o, const struct ovl_caller *caller, struct ovl_inode *i, off_t limit)
 {
+	int err;
+
 	if (!o->has_upper)
 		return -EROFS;
-	while (!is_up(i, limit)) {
+	err = verity_check_data(o, i);
+	while (err == 0 && !is_up(i, limit)) {
 		struct ovl_inode *next = topmost_missing(o, i);
-		int err = copy_up_one(o, caller, next, next == i ? limit : COPY_ALL);
 
+		err = copy_up_one(o, caller, next, next == i ? limit : COPY_ALL);
 		inode_put(o, next);
-		if (err < 0)
-			return err;
 	}
-	index_link_up_last(o, caller, i);
-	return 0;
+	if (err == 0)
+		index_link_up_last(o, caller, i);
+	return err;
 }

@@ -63,13 +63,12 @@ class Tree:
         return u.point
 
 
-PREFIXES = ["trusted.overlay.", "user.overlay."]
+TRUSTED = pytest.param("trusted.overlay.", id="trusted", marks=pytest.mark.root("trusted xattrs"))
+USER = pytest.param("user.overlay.", id="user")
 
 
-@pytest.fixture(params=PREFIXES, ids=["trusted", "user"])
+@pytest.fixture(params=[TRUSTED, USER])
 def tree(request, union):
-    if request.param.startswith("trusted") and lib.settings.level != "root":
-        pytest.skip("trusted xattrs are root's")
     union.check_kernel = False
     return Tree(union, request.param)
 
@@ -187,9 +186,8 @@ def test_written_file_is_whole_in_upper(tree):
     both(tree, lambda m: read(m / "f") == content(1) + b"more" or pytest.fail("other data"))
 
 
+@pytest.mark.parametrize("tree", [TRUSTED], indirect=True)  # userxattr excludes metacopy=on
 def test_attributes_only_with_metacopy(tree):
-    if tree.prefix.startswith("user"):
-        pytest.skip("metacopy=on and userxattr exclude each other")
     tree.add("f", 1, 1)
     m = tree.mount("metacopy=on")
     os.chmod(m / "f", 0o600)
