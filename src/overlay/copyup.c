@@ -322,21 +322,20 @@ static int publish_in_index(struct copyup *c)
 	return err;
 }
 
-static int publish_dir_with_entry(struct copyup *c)
+/* What has no other name gets its entry when it is in its place. */
+static int publish_with_entry(struct copyup *c)
 {
 	struct ovl_inode *i = c->inode;
-	int err = index_publish_dir(c->o, c->temp, c->entry);
+	int err = publish_in_parent(c);
 
 	if (err < 0)
 		return err;
-	err = publish_in_parent(c);
-	if (err < 0) {
-		at_unlink(layer_fd(c->o->index), c->entry->name, AT_REMOVEDIR);
-		return err;
-	}
-	i->index = take_ptr(c->entry);
-	inode_set(i, INODE_INDEXED);
-	return 0;
+	lock_take(&i->lock);
+	err = index_add(c->o, i, c->to_dir, c->name, c->entry);
+	if (err == 0)
+		c->entry = NULL;
+	lock_drop(&i->lock);
+	return err;
 }
 
 static int publish(struct copyup *c)
@@ -345,7 +344,7 @@ static int publish(struct copyup *c)
 		return publish_orphan(c);
 	if (!c->entry)
 		return publish_in_parent(c);
-	return c->inode->dir ? publish_dir_with_entry(c) : publish_in_index(c);
+	return c->inode->dir || c->st.stx_nlink == 1 ? publish_with_entry(c) : publish_in_index(c);
 }
 
 static bool copies_meta_only(const struct copyup *c)

@@ -192,6 +192,7 @@ struct ovl {
 	struct layer_ref *work;  /* where temporary files are: workdir/work, with an index that */
 	struct layer_ref *index; /* workdir/index; NULL: none */
 	uint64_t workdir_ino;
+	char *workdir_path;
 	bool has_traps; /* upper or work lies inside a lower layer */
 	int upper_lock; /* fds that hold flock(2) */
 	int work_lock;
@@ -432,10 +433,24 @@ void unmark_impure(struct ovl *o, struct ovl_inode *dir, uint32_t origins);
 /*
  * Settles conflicts between features, as the kernel's ovl_fs_params_verify() does: what was asked
  * for itself wins over what was not; two that were asked for and exclude each other are -EINVAL,
- * what needs rights we lack -EPERM, with a line for people.
+ * what needs rights we lack -EPERM, with a line for people. @given: enum ovl_given. user.overlay.
+ * without OVL_GIVEN_USERXATTR is what is left to somebody without rights: see there.
  */
 int features_resolve(struct ovl_features *f, unsigned int given, bool has_upper, bool has_data,
 		     bool privileged, char *message, size_t size);
+/* Upper turned out to hold no private xattrs: does without all that needs them, and says so. */
+void features_fall_back(struct ovl *o, const char *why);
+
+struct feature_word {
+	const char *name;
+	const char *value;
+	bool unusual; /* not the kernel's default */
+};
+
+#define FEATURE_WORDS 9
+
+/* The features in the kernel's words and in the order in which it shows them. Static strings. */
+void features_spell(const struct ovl_features *f, struct feature_word out[FEATURE_WORDS]);
 
 /* lookup.c */
 struct looked_up {

@@ -79,6 +79,7 @@ struct layer_ops {
 struct layer {
 	const struct layer_ops *ops;
 	struct layer_ref *root; /* one reference, for the life of the mount */
+	char *path;             /* as people know it, absolute; owned */
 	unsigned int index;     /* 0: upper, 1 to n: lower, topmost first */
 	dev_t dev;              /* st_dev of the root */
 	uint64_t root_ino;
