@@ -156,6 +156,17 @@ static int read_args(int argc, char **argv, enum mount_caller caller, struct mou
 	return 1;
 }
 
+/* A script may want to know the error that the kernel's mount(2) would have given. */
+static void say_failure(const char *message, int err)
+{
+	const char *name = strerror(-err);
+
+	if (strstr(message, name))
+		log_error("%s", message);
+	else
+		log_error("%s (%s)", message, name);
+}
+
 static int read_options(const struct mount_args *args, struct options *options)
 {
 	char message[MESSAGE_MAX];
@@ -167,7 +178,7 @@ static int read_options(const struct mount_args *args, struct options *options)
 	if (!rc)
 		rc = options_check(options, message, sizeof(message));
 	if (rc < 0)
-		log_error("%s", message);
+		say_failure(message, rc);
 	return rc;
 }
 
@@ -340,7 +351,7 @@ static int serve(struct mounting *m)
 	if (!rc)
 		rc = server_mount(&config, ovl, &server, message, sizeof(message));
 	if (rc < 0) {
-		log_error("%s", message);
+		say_failure(message, rc);
 	} else {
 		rc = server_run(server, on_ready, m);
 		if (rc < 0)

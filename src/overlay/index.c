@@ -36,9 +36,12 @@
  *	  link, unlink, rename	one more or less, like the links of the upper object
  *	the last name went
  *	  unlink, or whiteout	an entry with a count of 0: removed, or made a whiteout
- *	copy-up of a directory	(nfs_export) two temporary names in index, which are swept
- *	  rename to its entry	an entry for what is swept next: made a whiteout
- *	  rename to its place	both
+ *	copy-up of what has only one name (nfs_export)
+ *	  rename to its place	the copy, without an entry: nothing finds it by the old handle
+ *	  nlink = U, its entry	both
+ *
+ * In the last case the kernel makes the entry first, and takes it for that of a removed object when
+ * it finds it alone: then nobody gets at the object any more.
  *
  * A name that only lower has is removed by adding it to upper first: else the count would have no
  * place that a crash leaves right.
@@ -316,24 +319,47 @@ int index_publish(struct ovl *o, struct ovl_inode *i, const char *temp, struct i
 	return 0;
 }
 
-int index_publish_dir(struct ovl *o, const char *temp, const struct index_entry *entry)
+/* An empty directory that says where the upper one is. */
+static int add_dir_entry(struct ovl *o, struct layer_ref *dir, const char *name, const char *entry)
 {
-	autoref struct layer_ref *dir = NULL;
 	int work = layer_fd(o->work);
-	char marker[FMT_TEMP_NAME_MAX];
-	int err = open_ref(o, o->work, temp, LAYER_OPEN_PATH, &dir);
+	char temp[FMT_TEMP_NAME_MAX];
+	int err;
+
+	temp_name(o, temp);
+	if (mkdirat(work, temp, o->overrides_modes ? 0 : 0700) < 0)
+		return -errno;
+	err = index_verify_handle(o, o->work, temp, FMT_UPPER, dir, name, true);
+	if (err == 0)
+		err = at_rename(work, temp, layer_fd(o->index), entry, 0);
+	if (err < 0)
+		at_unlink(work, temp, AT_REMOVEDIR);
+	return err;
+}
+
+/* The union counts one name less than there are links, as soon as there are two. */
+static int add_file_entry(struct ovl *o, struct layer_ref *dir, const char *name, const char *entry)
+{
+	char value[FMT_NLINK_MAX];
+	int err = mark_set(o, dir, name, FMT_NLINK, value,
+			   fmt_nlink_encode(FMT_NLINK_UPPER, -1, value));
+
+	if (err == 0)
+		err = at_link(layer_fd(dir), name, layer_fd(o->index), entry);
+	return err == -EEXIST ? -ESTALE : err;
+}
+
+int index_add(struct ovl *o, struct ovl_inode *i, struct layer_ref *dir, const char *name,
+	      struct index_entry *entry)
+{
+	int err = i->dir ? add_dir_entry(o, dir, name, entry->name)
+			 : add_file_entry(o, dir, name, entry->name);
 
 	if (err < 0)
 		return err;
-	temp_name(o, marker);
-	if (mkdirat(work, marker, 0) < 0)
-		return -errno;
-	err = index_verify_handle(o, o->work, marker, FMT_UPPER, dir, "", true);
-	if (err == 0)
-		err = at_rename(work, marker, layer_fd(o->index), entry->name, 0);
-	if (err < 0)
-		at_unlink(work, marker, AT_REMOVEDIR);
-	return err;
+	i->index = entry;
+	inode_set(i, INODE_INDEXED);
+	return 0;
 }
 
 static struct ovl_name *find_name(struct ovl_inode *i, struct ovl_inode *parent, const char *text,
