@@ -315,6 +315,8 @@ struct ovl_inode *link_find(struct ovl *o, dev_t dev, uint64_t ino);
  * one, with a reference). @i->lock is held, or nobody knows @i.
  */
 struct ovl_inode *link_insert(struct ovl *o, struct ovl_inode *i, dev_t dev, uint64_t ino);
+/* Nobody is to find @i there any more. @i->lock is held. */
+void link_remove(struct ovl *o, struct ovl_inode *i);
 
 /* reach.c: how the real objects are reached. */
 struct reach {
@@ -328,6 +330,9 @@ struct reach {
  */
 int reach(struct ovl *o, struct ovl_inode *i, struct reach *r);
 void reach_done(struct ovl_inode *i, struct reach *r);
+/* The same for who changes attributes: nobody copies @i up then. */
+int reach_settled(struct ovl *o, const struct ovl_caller *caller, struct ovl_inode *i,
+		  struct reach *r);
 /*
  * The same with the lock of @parent taken before, for who changes @i's name in @parent; nobody
  * copies @i up then.
@@ -531,8 +536,12 @@ int copy_up(struct ovl *o, const struct ovl_caller *caller, struct ovl_inode *i,
 int copyup_wait(struct ovl *o, const struct ovl_caller *caller, struct ovl_inode *i);
 
 /* copydata.c */
-/* The first @size bytes, holes kept. -EINTR when the caller was killed. @to is empty. */
-int copy_data(struct layer_ref *from, int to, off_t size, const struct ovl_caller *caller);
+/*
+ * The first @size bytes at least, holes kept; @to is then @length long, and was a hole before.
+ * -EINTR when the caller was killed.
+ */
+int copy_data(struct layer_ref *from, int to, off_t size, off_t length,
+	      const struct ovl_caller *caller);
 /* All xattrs but the overlay's private ones. */
 int copy_xattrs(struct ovl *o, struct layer_ref *from, const char *from_name, int to,
 		const char *to_name);
