@@ -79,6 +79,9 @@ static int part(struct fsck *f, const struct dir_record *r)
 		err = object_set(f, &o, FMT_OPAQUE, "y", 1);
 	if (err == 0 && object_has(&o, FMT_REDIRECT))
 		err = object_unset(f, &o, FMT_REDIRECT);
+	/* It is not what was copied up from there. */
+	if (err == 0 && object_has(&o, FMT_ORIGIN))
+		err = object_set(f, &o, FMT_ORIGIN, "", 0);
 	close_fd(o.dirfd);
 	return err;
 }
