@@ -94,6 +94,7 @@ enum inode_flag {
 	INODE_INDEXED = 1 << 17,  /* has one; cleared when the union has no name of it any more */
 	INODE_ALIASES = 1 << 18,  /* is in upper, but not by all of its names */
 	INODE_METACOPY = 1 << 10, /* the topmost object has no data: data is set; cleared once */
+	INODE_VERIFIED = 1 << 20, /* the data of a metacopy has the digest that it should have */
 };
 
 struct ovl_inode {
@@ -195,6 +196,7 @@ struct ovl {
 	struct layer_ref *work;  /* where temporary files are: workdir/work, with an index that */
 	struct layer_ref *index; /* workdir/index; NULL: none */
 	uint64_t workdir_ino;
+	char *workdir_path;
 	bool has_traps; /* upper or work lies inside a lower layer */
 	int upper_lock; /* fds that hold flock(2) */
 	int work_lock;
@@ -318,6 +320,8 @@ struct ovl_inode *link_find(struct ovl *o, dev_t dev, uint64_t ino);
  * one, with a reference). @i->lock is held, or nobody knows @i.
  */
 struct ovl_inode *link_insert(struct ovl *o, struct ovl_inode *i, dev_t dev, uint64_t ino);
+/* Nobody is to find @i there any more. @i->lock is held. */
+void link_remove(struct ovl *o, struct ovl_inode *i);
 
 /* reach.c: how the real objects are reached. */
 struct reach {
@@ -331,6 +335,9 @@ struct reach {
  */
 int reach(struct ovl *o, struct ovl_inode *i, struct reach *r);
 void reach_done(struct ovl_inode *i, struct reach *r);
+/* The same for who changes attributes: nobody copies @i up then. */
+int reach_settled(struct ovl *o, const struct ovl_caller *caller, struct ovl_inode *i,
+		  struct reach *r);
 /*
  * The same with the lock of @parent taken before, for who changes @i's name in @parent; nobody
  * copies @i up then.
@@ -387,6 +394,25 @@ static inline void statx_times(const struct statx *st, struct timespec times[2])
 	times[1] = (struct timespec){ st->stx_mtime.tv_sec, st->stx_mtime.tv_nsec };
 }
 
+/* verity.c: the digest that a metacopy holds of its data. Nothing is done with verity=off. */
+/* Of an opened lower file; none if it has none. -EIO when it cannot be had. */
+int verity_measure(struct ovl *o, struct layer_ref *data, struct fmt_metacopy *out);
+/*
+ * Before the data of a metacopy is used: -EIO unless it has the digest that the topmost object, at
+ * @at and @name, asks for. Once is enough for an inode.
+ */
+int verity_check(struct ovl *o, struct ovl_inode *i, struct layer_ref *at, const char *name,
+		 struct layer_ref *data);
+/* The same of whatever is not opened, if it is a metacopy at all. No lock is held. */
+int verity_check_data(struct ovl *o, struct ovl_inode *i);
+
+/* casefold.c: directories in which case does not matter. */
+/* Finds out which layers may hold some. work is prepared. */
+void casefold_init(struct ovl *o);
+bool casefold_is(struct layer_ref *at, const char *name);
+/* -ESTALE for one of them. To be asked of layers that may hold some. */
+int casefold_refuse(struct layer_ref *at, const char *name);
+
 /* identity.c */
 /*
  * Which uuids say of which layer a handle is, and what xino= and uuid= come to with these layers.
@@ -417,10 +443,24 @@ void unmark_impure(struct ovl *o, struct ovl_inode *dir, uint32_t origins);
 /*
  * Settles conflicts between features, as the kernel's ovl_fs_params_verify() does: what was asked
  * for itself wins over what was not; two that were asked for and exclude each other are -EINVAL,
- * what needs rights we lack -EPERM, with a line for people.
+ * what needs rights we lack -EPERM, with a line for people. @given: enum ovl_given. user.overlay.
+ * without OVL_GIVEN_USERXATTR is what is left to somebody without rights: see there.
  */
 int features_resolve(struct ovl_features *f, unsigned int given, bool has_upper, bool has_data,
 		     bool privileged, char *message, size_t size);
+/* Upper turned out to hold no private xattrs: does without all that needs them, and says so. */
+void features_fall_back(struct ovl *o, const char *why);
+
+struct feature_word {
+	const char *name;
+	const char *value;
+	bool unusual; /* not the kernel's default */
+};
+
+#define FEATURE_WORDS 9
+
+/* The features in the kernel's words and in the order in which it shows them. Static strings. */
+void features_spell(const struct ovl_features *f, struct feature_word out[FEATURE_WORDS]);
 
 /* lookup.c */
 struct looked_up {
@@ -505,8 +545,12 @@ int copy_up(struct ovl *o, const struct ovl_caller *caller, struct ovl_inode *i,
 int copyup_wait(struct ovl *o, const struct ovl_caller *caller, struct ovl_inode *i);
 
 /* copydata.c */
-/* The first @size bytes, holes kept. -EINTR when the caller was killed. @to is empty. */
-int copy_data(struct layer_ref *from, int to, off_t size, const struct ovl_caller *caller);
+/*
+ * The first @size bytes at least, holes kept; @to is then @length long, and was a hole before.
+ * -EINTR when the caller was killed.
+ */
+int copy_data(struct layer_ref *from, int to, off_t size, off_t length,
+	      const struct ovl_caller *caller);
 /* All xattrs but the overlay's private ones. */
 int copy_xattrs(struct ovl *o, struct layer_ref *from, const char *from_name, int to,
 		const char *to_name);

@@ -23,6 +23,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <sys/types.h>
@@ -40,7 +41,8 @@ typedef uint64_t ovl_node;
 enum ovl_redirect {
 	OVL_REDIRECT_FOLLOW = 0, /* the kernel's default: read redirects, make none */
 	OVL_REDIRECT_NOFOLLOW,
-	OVL_REDIRECT_ON, /* rename merged directories too */
+	OVL_REDIRECT_ON,  /* rename merged directories too */
+	OVL_REDIRECT_OFF, /* asked for: the least there is. In effect it is one of the others. */
 };
 
 /* -o verity= */
@@ -101,6 +103,7 @@ enum ovl_given {
 	OVL_GIVEN_METACOPY = 1 << 5,
 	OVL_GIVEN_INDEX = 1 << 6,
 	OVL_GIVEN_NFS_EXPORT = 1 << 7,
+	OVL_GIVEN_USERXATTR = 1 << 8, /* as opposed to user.overlay. for want of rights */
 };
 
 struct ovl_config {
@@ -138,6 +141,14 @@ int ovl_create(const struct ovl_config *config, struct ovl **out, char *message,
  * which also writes it back. No call may be running.
  */
 void ovl_destroy(struct ovl *o);
+
+/*
+ * Writes what the union is made of and does, in lines of "key=value": each layer, topmost first, as
+ * lowerdir+= or datadir+=, then upperdir=, workdir=, each feature in the kernel's words, and last
+ * options=, which is what -o would need for the same mount. Paths are absolute; values are escaped
+ * as in /proc/self/mountinfo. -ENOMEM when the stream failed.
+ */
+int ovl_describe(const struct ovl *o, FILE *out);
 
 bool ovl_has_upper(const struct ovl *o);
 /* What the mount does in the end, after conflicts and what the layers cannot do. Borrowed. */
@@ -330,6 +341,16 @@ int ovl_set_fsxattr(struct ovl *o, const struct ovl_caller *caller, ovl_node nod
 		    const struct fsxattr *set);
 
 int ovl_statfs(struct ovl *o, struct statvfs *out);
+
+/*
+ * An O_PATH fd, the caller's, of the real object that shows on top, and in which layer that is: 0
+ * is upper, the topmost lower one is 1. -EOPNOTSUPP for a layer whose objects have no fd. For tools
+ * that work on layers; what is done through the fd the union does not know of.
+ */
+int ovl_open_real(struct ovl *o, ovl_node node, unsigned int *layer);
+
+/* Whether this process may write trusted.* xattrs, which are the marks then (OVL_XATTR_AUTO). */
+bool ovl_may_trust(void);
 
 /* Counters, for tests and for -d. */
 struct ovl_stats {

@@ -559,3 +559,12 @@ struct ovl_inode *link_insert(struct ovl *o, struct ovl_inode *i, dev_t dev, uin
 	pthread_mutex_unlock(&shard->lock);
 	return other;
 }
+
+void link_remove(struct ovl *o, struct ovl_inode *i)
+{
+	if (!inode_has(i, INODE_LINKED))
+		return;
+	link_unhash(o, i);
+	i->link_next = NULL;
+	inode_clear(i, INODE_LINKED);
+}

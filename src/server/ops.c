@@ -150,6 +150,7 @@ const struct fuse_op server_ops[] = {
 	[FUSE_GETXATTR] = { .name = "GETXATTR",
 			    ARG(fuse_getxattr_in),
 			    .strings = 1,
+			    .blocks = server_status_is_asked,
 			    .handle = server_getxattr },
 	[FUSE_LISTXATTR] = { .name = "LISTXATTR",
 			     ARG(fuse_getxattr_in),

@@ -91,6 +91,7 @@ int server_mount(const struct server_config *config, struct ovl *o, struct serve
 	}
 	s->o = o;
 	s->mount.fd = -1;
+	s->allow_other = config->allow_other;
 	s->allow_root = config->allow_root && !config->allow_other;
 	s->owner = getuid();
 	server_set_timeout(s, config->timeout);

@@ -33,8 +33,9 @@ struct server {
 	uint32_t valid_nsec;
 	/* Nobody else changes the layers: page cache and listings stay over open and opendir. */
 	bool coherent;
+	bool allow_other;
 	bool allow_root;
-	uid_t owner; /* with allow_root: who else may ask */
+	uid_t owner; /* who mounted */
 };
 
 /* ops.c */
@@ -141,6 +142,11 @@ void server_getxattr(void *ctx, struct fuse_request *req);
 void server_listxattr(void *ctx, struct fuse_request *req);
 void server_setxattr(void *ctx, struct fuse_request *req);
 void server_removexattr(void *ctx, struct fuse_request *req);
+
+/* status.c: see status.h */
+bool server_status_is_asked(const struct fuse_request *req);
+/* The value, in req->reply if @size is not 0. Returns its length or a negative errno. */
+ssize_t server_status(const struct server *s, const struct fuse_request *req, size_t size);
 
 /* ioctl.c */
 void server_ioctl(void *ctx, struct fuse_request *req);

@@ -27,6 +27,10 @@ void server_getxattr(void *ctx, struct fuse_request *req)
 	const struct fuse_getxattr_in *arg = req->arg;
 	size_t size = min((size_t)arg->size, req->reply_size);
 
+	if (server_status_is_asked(req)) {
+		reply_value(req, arg->size, server_status(s, req, size));
+		return;
+	}
 	reply_value(req, arg->size,
 		    ovl_getxattr(s->o, server_node(s, req->in->nodeid), req->string[0], req->reply,
 				 size));
