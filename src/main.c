@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * One program, several names: plyfs with its verbs, and the helper that mount(8) runs for the types
- * plyfs and fuse.plyfs.
+ * One program, several names: plyfs with its verbs, and the helpers that mount(8) and fsck(8) run
+ * for the types plyfs and fuse.plyfs.
  */
 #include <string.h>
 
@@ -21,9 +21,10 @@ static const struct verb {
 	const char *name;
 	int (*run)(int argc, char **argv);
 } verbs[] = {
-	{ "mount", verb_mount },    { "help", cli_help },         { "--help", cli_help },
-	{ "-h", cli_help },         { "--version", cli_version }, { "-V", cli_version },
-	{ "version", cli_version },
+	{ "mount", verb_mount },    { "status", cli_status },   { "fsck", cli_fsck },
+	{ "convert", cli_convert }, { "help", cli_help },       { "--help", cli_help },
+	{ "-h", cli_help },         { "version", cli_version }, { "--version", cli_version },
+	{ "-V", cli_version },
 };
 
 static const struct verb *find_verb(const char *name)
@@ -75,6 +76,8 @@ int main(int argc, char **argv)
 
 	if (!strncmp(name, "mount.", strlen("mount.")))
 		return cli_mount(argc, argv, MOUNT_BY_HELPER);
+	if (!strncmp(name, "fsck.", strlen("fsck.")))
+		return cli_fsck(argc, argv);
 	if (argc < 2) {
 		log_error("nothing to do: see plyfs --help");
 		return EXIT_USAGE;

@@ -15,6 +15,10 @@ enum mount_caller {
 
 int cli_mount(int argc, char **argv, enum mount_caller caller);
 
+int cli_status(int argc, char **argv);
+int cli_fsck(int argc, char **argv);
+int cli_convert(int argc, char **argv);
+
 int cli_help(int argc, char **argv);
 int cli_version(int argc, char **argv);
 
@@ -23,3 +27,6 @@ int cli_print(const char *text);
 extern const char cli_help_text[];
 extern const char cli_mount_help_text[];
 extern const char cli_helper_help_text[];
+extern const char cli_status_help_text[];
+extern const char cli_fsck_help_text[];
+extern const char cli_convert_help_text[];

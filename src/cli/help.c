@@ -12,6 +12,11 @@ const char cli_help_text[] =
 	"\n"
 	"Usage:\n"
 	"  plyfs mount [-f] [-d] -o OPTIONS [SOURCE] MOUNTPOINT   unite layers in one tree\n"
+	"  plyfs status [-o] MOUNTPOINT                           its layers and options in "
+	"effect\n"
+	"  plyfs fsck [-n|-p|-y] [-v] -o OPTIONS                  check and repair an upper layer\n"
+	"  plyfs convert --to=FORM UPPERDIR                       marks of fuse-overlayfs, and "
+	"back\n"
 	"  plyfs help [VERB]                                      this text, or a verb's\n"
 	"  plyfs --version\n"
 	"\n"
@@ -77,6 +82,71 @@ const char cli_helper_help_text[] =
 	"\n" OPTIONS_TEXT "\n"
 	"Exit status: 0 mounted, 1 called wrongly, 2 system error, 32 the mount failed.\n";
 
+const char cli_status_help_text[] =
+	"Usage: plyfs status [-o] MOUNTPOINT\n"
+	"\n"
+	"Says what the mount is made of and which options are in effect, one key=value a line.\n"
+	"\n"
+	"  -o, --options   in one line, as -o takes them, without what is the default\n"
+	"  -h, --help      this text\n"
+	"\n"
+	"Values are escaped as in /proc/self/mountinfo: space, tab, newline and \\ are \\ooo.\n"
+	"Only root and the user who mounted are answered.\n"
+	"Exit status: 0 done, 1 called wrongly, 2 system error, 32 no answer.\n";
+const char cli_fsck_help_text[] =
+	"Usage: plyfs fsck [-n | -p | -y | -r] [-v] -o OPTIONS\n"
+	"       fsck.plyfs [-n | -p | -y | -r] [-v] MOUNTPOINT\n"
+	"\n"
+	"Checks an upper layer, with its workdir, against the lower layers. The layers must not "
+	"be\n"
+	"mounted. On a terminal it asks before each repair; elsewhere it only reports.\n"
+	"\n"
+	"  -n                  only report; works on layers in use, with a warning\n"
+	"  -p, -a              repair what is safe, without asking\n"
+	"  -y                  repair all that can be repaired, without asking\n"
+	"  -r                  ask before each repair\n"
+	"  -v, --verbose       also what is harmless, and a summary\n"
+	"  -o, --options LIST  lowerdir=, upperdir=, workdir= and the others of plyfs mount\n"
+	"  --discard-volatile-mark\n"
+	"                      let -y (or you) remove the mark of a volatile mount that did not "
+	"end\n"
+	"                      cleanly\n"
+	"  -h, --help          this text\n"
+	"  -V, --version       the version\n"
+	"\n"
+	"MOUNTPOINT is looked up in /etc/fstab. Without upperdir= the topmost lower layer is "
+	"checked\n"
+	"and never repaired.\n"
+	"\n"
+	"Exit status, the sum of: 0 no errors, 1 errors repaired, 4 errors left, 8 operational "
+	"error,\n"
+	"16 called wrongly, 32 cancelled.\n";
+
+const char cli_convert_help_text[] =
+	"Usage: plyfs convert --to=kernel|fuse-overlayfs [-n] [-v] UPPERDIR...\n"
+	"\n"
+	"Turns the marks of fuse-overlayfs (.wh.NAME, .wh..wh..opq, user.fuseoverlayfs.*) in "
+	"upper\n"
+	"layers into those of the kernel's overlayfs, which plyfs shares, and back. The layers "
+	"must\n"
+	"not be mounted.\n"
+	"\n"
+	"  --to=FORM           kernel or fuse-overlayfs\n"
+	"  -n, --dry-run       only say what would be done\n"
+	"  --userxattr         marks in user.overlay.* (by itself where trusted.overlay.* cannot "
+	"be\n"
+	"                      written); --trusted: in trusted.overlay.*\n"
+	"  --image             where there is both NAME and .wh.NAME, NAME is new, as in layers "
+	"of\n"
+	"                      container images; without it such a pair is left\n"
+	"  -v, --verbose       say what was done\n"
+	"  -h, --help          this text\n"
+	"  -V, --version       the version\n"
+	"\n"
+	"Exit status, the sum of: 0 converted, 4 something was left, 8 operational error, 16 "
+	"called\n"
+	"wrongly, 32 cancelled.\n";
+
 int cli_print(const char *text)
 {
 	if (fputs(text, stdout) == EOF || fflush(stdout) == EOF) {
@@ -97,6 +167,12 @@ int cli_help(int argc, char **argv)
 		return cli_print(cli_help_text);
 	if (!strcmp(argv[1], "mount"))
 		return cli_print(cli_mount_help_text);
+	if (!strcmp(argv[1], "status"))
+		return cli_print(cli_status_help_text);
+	if (!strcmp(argv[1], "fsck"))
+		return cli_print(cli_fsck_help_text);
+	if (!strcmp(argv[1], "convert"))
+		return cli_print(cli_convert_help_text);
 	log_error("no help for '%s': see plyfs help", argv[1]);
 	return EXIT_USAGE;
 }

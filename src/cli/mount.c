@@ -19,6 +19,7 @@
 #include "cli/process.h"
 #include "overlay/ovl.h"
 #include "server/server.h"
+#include "server/status.h"
 #include "util/base.h"
 #include "util/log.h"
 
@@ -156,6 +157,17 @@ static int read_args(int argc, char **argv, enum mount_caller caller, struct mou
 	return 1;
 }
 
+/* A script may want to know the error that the kernel's mount(2) would have given. */
+static void say_failure(const char *message, int err)
+{
+	const char *name = strerror(-err);
+
+	if (strstr(message, name))
+		log_error("%s", message);
+	else
+		log_error("%s (%s)", message, name);
+}
+
 static int read_options(const struct mount_args *args, struct options *options)
 {
 	char message[MESSAGE_MAX];
@@ -167,7 +179,7 @@ static int read_options(const struct mount_args *args, struct options *options)
 	if (!rc)
 		rc = options_check(options, message, sizeof(message));
 	if (rc < 0)
-		log_error("%s", message);
+		say_failure(message, rc);
 	return rc;
 }
 
@@ -256,6 +268,22 @@ static bool refuses_changes(const char *mountpoint)
 	       errno == EROFS;
 }
 
+/*
+ * What was written to a union that is read-only now is on disk, as the kernel's overlayfs sees to.
+ * FUSE does not tell the server of the remount, so we do.
+ */
+static int sync_upper(const char *mountpoint)
+{
+	if (getxattr(mountpoint, STATUS_SYNC, NULL, 0) >= 0)
+		return 0;
+	/* The server of somebody else, or not ours at all. */
+	if (errno == EPERM || errno == ENODATA || errno == EOPNOTSUPP) {
+		log_warning("%s: cannot ask its server to sync: %m", mountpoint);
+		return 0;
+	}
+	return -errno;
+}
+
 /* Changes the flags of a mount that is there. The kernel does it without asking the server. */
 static int remount(const struct mounting *m)
 {
@@ -277,9 +305,20 @@ static int remount(const struct mounting *m)
 	}
 	if ((now & MS_RDONLY) && !(wanted & MS_RDONLY) && refuses_changes(m->mountpoint)) {
 		mount(m->source, m->mountpoint, NULL, MS_REMOUNT | now, NULL);
-		log_error("cannot remount %s for writing: it has no upperdir that can be written",
-			  m->mountpoint);
+		log_error("cannot remount %s for writing: it has no upperdir that can be written "
+			  "(%s)",
+			  m->mountpoint, strerror(EROFS));
 		return EXIT_MOUNT;
+	}
+	if (!(now & MS_RDONLY) && (wanted & MS_RDONLY)) {
+		int err = sync_upper(m->mountpoint);
+
+		if (err < 0) {
+			mount(m->source, m->mountpoint, NULL, MS_REMOUNT | now, NULL);
+			log_error("cannot sync what was written to %s: %s", m->mountpoint,
+				  strerror(-err));
+			return EXIT_MOUNT;
+		}
 	}
 	return EXIT_OK;
 }
@@ -340,7 +379,7 @@ static int serve(struct mounting *m)
 	if (!rc)
 		rc = server_mount(&config, ovl, &server, message, sizeof(message));
 	if (rc < 0) {
-		log_error("%s", message);
+		say_failure(message, rc);
 	} else {
 		rc = server_run(server, on_ready, m);
 		if (rc < 0)

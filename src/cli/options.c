@@ -363,6 +363,7 @@ static int read_volatile(struct reader *r, const struct word *w, char *value)
 static int read_userxattr(struct reader *r, const struct word *w, char *value)
 {
 	r->o->features.userxattr = true;
+	r->o->given |= OVL_GIVEN_USERXATTR;
 	return 0;
 }
 
@@ -416,9 +417,8 @@ static const struct word words[] = {
 	{ "upperdir", VALUE, read_upperdir },
 	{ "workdir", VALUE, read_workdir },
 	{ "userxattr", ALONE, read_userxattr },
-	/* "off" follows: the kernel's default, redirect_always_follow=Y. */
 	{ "redirect_dir", VALUE, read_feature, .accepted = "follow nofollow off on",
-	  .meanings = { OVL_REDIRECT_FOLLOW, OVL_REDIRECT_NOFOLLOW, OVL_REDIRECT_FOLLOW,
+	  .meanings = { OVL_REDIRECT_FOLLOW, OVL_REDIRECT_NOFOLLOW, OVL_REDIRECT_OFF,
 			OVL_REDIRECT_ON },
 	  .feature = set_redirect, .given = OVL_GIVEN_REDIRECT },
 	{ "index", VALUE, read_feature, .accepted = "off on", .meanings = { false, true },

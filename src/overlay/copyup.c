@@ -69,9 +69,10 @@ struct copyup {
 	off_t size;               /* of the data to be copied */
 	char temp[FMT_TEMP_NAME_MAX];
 	bool has_temp;
-	int fd;           /* of a regular file, or of a directory that is synced */
-	bool meta;        /* its data stays in lower */
-	bool broken_link; /* a lower hard link that loses its other names */
+	int fd;                   /* of a regular file, or of a directory that is synced */
+	bool meta;                /* its data stays in lower */
+	struct fmt_metacopy mark; /* and has this digest */
+	bool broken_link;         /* a lower hard link that loses its other names */
 	bool has_origin;
 };
 
@@ -136,6 +137,7 @@ static int copy_contents(struct copyup *c)
 /* The private marks of the copy; before a mode that may forbid it to who is bound by modes. */
 static int store_marks(struct copyup *c)
 {
+	uint8_t metacopy[FMT_METACOPY_MAX];
 	char protattr[2];
 	size_t len = fmt_protattr_encode(c->inode->protattr, protattr);
 	int err = 0;
@@ -145,7 +147,8 @@ static int store_marks(struct copyup *c)
 	if (len)
 		err = at_setxattr(work_fd(c), c->temp, xname(c->o, FMT_PROTATTR), protattr, len, 0);
 	if (err == 0 && c->meta)
-		err = at_setxattr(work_fd(c), c->temp, xname(c->o, FMT_METACOPY), "", 0, 0);
+		err = at_setxattr(work_fd(c), c->temp, xname(c->o, FMT_METACOPY), metacopy,
+				  fmt_metacopy_encode(&c->mark, metacopy), 0);
 	/* A broken hard link is another file than its origin; an orphan has no place to be found
 	 * at. */
 	if (err < 0 || c->broken_link || !c->parent)
@@ -313,27 +316,25 @@ static int publish_in_index(struct copyup *c)
 		c->has_temp = false;
 		c->entry = NULL;
 		switch_to_upper(c);
-		err = index_nlink_start(c->o, i);
 	}
 	lock_drop(&i->lock);
 	return err;
 }
 
-static int publish_dir_with_entry(struct copyup *c)
+/* What has no other name gets its entry when it is in its place. */
+static int publish_with_entry(struct copyup *c)
 {
 	struct ovl_inode *i = c->inode;
-	int err = index_publish_dir(c->o, c->temp, c->entry);
+	int err = publish_in_parent(c);
 
 	if (err < 0)
 		return err;
-	err = publish_in_parent(c);
-	if (err < 0) {
-		at_unlink(layer_fd(c->o->index), c->entry->name, AT_REMOVEDIR);
-		return err;
-	}
-	i->index = take_ptr(c->entry);
-	inode_set(i, INODE_INDEXED);
-	return 0;
+	lock_take(&i->lock);
+	err = index_add(c->o, i, c->to_dir, c->name, c->entry);
+	if (err == 0)
+		c->entry = NULL;
+	lock_drop(&i->lock);
+	return err;
 }
 
 static int publish(struct copyup *c)
@@ -342,7 +343,7 @@ static int publish(struct copyup *c)
 		return publish_orphan(c);
 	if (!c->entry)
 		return publish_in_parent(c);
-	return c->inode->dir ? publish_dir_with_entry(c) : publish_in_index(c);
+	return c->inode->dir || c->st.stx_nlink == 1 ? publish_with_entry(c) : publish_in_index(c);
 }
 
 static bool copies_meta_only(const struct copyup *c)
@@ -375,6 +376,23 @@ static int remember_data(struct copyup *c)
 	return 0;
 }
 
+/* The digest for the mark. With verity=require what has none is copied whole. */
+static int settle_digest(struct copyup *c)
+{
+	autoref struct layer_ref *file = NULL;
+	int err;
+
+	if (c->o->features.verity == OVL_VERITY_OFF)
+		return 0;
+	err = open_data(c, &file);
+	if (err == 0)
+		err = verity_measure(c->o, file, &c->mark);
+	if (c->o->features.verity != OVL_VERITY_REQUIRE)
+		return err;
+	c->meta = err == 0 && c->mark.digest_size;
+	return 0;
+}
+
 static int run(struct copyup *c)
 {
 	int err = layer_stat(c->from, c->from_name, &c->st);
@@ -396,6 +414,10 @@ static int run(struct copyup *c)
 	}
 	c->broken_link = !c->inode->dir && c->st.stx_nlink > 1 && !c->entry;
 	c->meta = copies_meta_only(c);
+	if (c->meta)
+		err = settle_digest(c);
+	if (err < 0)
+		return err;
 	if (S_ISREG(c->st.stx_mode) && !c->meta)
 		c->size = copied_size(c, (off_t)c->st.stx_size);
 	if (c->meta) {
@@ -630,15 +652,18 @@ static struct ovl_inode *topmost_missing(struct ovl *o, struct ovl_inode *i)
 
 int copy_up(struct ovl *o, const struct ovl_caller *caller, struct ovl_inode *i, off_t limit)
 {
+	int err;
+
 	if (!o->has_upper)
 		return -EROFS;
-	while (!is_up(i, limit)) {
+	err = verity_check_data(o, i);
+	while (err == 0 && !is_up(i, limit)) {
 		struct ovl_inode *next = topmost_missing(o, i);
-		int err = copy_up_one(o, caller, next, next == i ? limit : COPY_ALL);
 
+		err = copy_up_one(o, caller, next, next == i ? limit : COPY_ALL);
 		inode_put(o, next);
-		if (err < 0)
-			return err;
 	}
-	return index_link_up_last(o, caller, i);
+	if (err == 0)
+		index_link_up_last(o, caller, i);
+	return err;
 }

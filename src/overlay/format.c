@@ -10,6 +10,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "util/base.h"
+
 static const char *const trusted_names[FMT_XATTR_COUNT] = {
 	[FMT_OPAQUE] = FMT_PREFIX_TRUSTED "opaque",
 	[FMT_REDIRECT] = FMT_PREFIX_TRUSTED "redirect",
@@ -144,14 +146,43 @@ int fmt_redirect_check(const char *value, size_t size)
 	return 0;
 }
 
-int fmt_metacopy_check(const void *value, size_t size)
-{
-	const uint8_t *v = value;
+/* struct ovl_metacopy, before the digest */
+struct metacopy_header {
+	uint8_t version;
+	uint8_t len; /* of all of it */
+	uint8_t flags;
+	uint8_t algorithm;
+};
 
-	/* {version, len, flags, digest algorithm, digest[]}, or empty */
+int fmt_metacopy_decode(const void *value, size_t size, struct fmt_metacopy *out)
+{
+	struct metacopy_header h;
+
+	*out = (struct fmt_metacopy){ 0 };
 	if (size == 0)
 		return 0;
-	return size < 4 || size > 4 + 64 || v[0] != 0 || v[1] != size ? -EIO : 0;
+	if (size < sizeof(h) || size > FMT_METACOPY_MAX)
+		return -EIO;
+	memcpy(&h, value, sizeof(h));
+	if (h.version != 0 || h.len != size)
+		return -EIO;
+	out->algorithm = h.algorithm;
+	out->digest_size = (uint8_t)(size - sizeof(h));
+	memcpy(out->digest, (const uint8_t *)value + sizeof(h), out->digest_size);
+	return 0;
+}
+
+size_t fmt_metacopy_encode(const struct fmt_metacopy *m, uint8_t out[FMT_METACOPY_MAX])
+{
+	struct metacopy_header h = { .algorithm = m->algorithm };
+	size_t digest_size = min(m->digest_size, (uint8_t)FMT_DIGEST_MAX);
+
+	if (!digest_size)
+		return 0;
+	h.len = (uint8_t)(sizeof(h) + digest_size);
+	memcpy(out, &h, sizeof(h));
+	memcpy(out + sizeof(h), m->digest, digest_size);
+	return h.len;
 }
 
 unsigned int fmt_protattr_decode(const char *value, ssize_t size)

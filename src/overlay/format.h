@@ -62,8 +62,24 @@ enum fmt_opaque fmt_opaque_value(const void *value, ssize_t size);
  */
 int fmt_redirect_check(const char *value, size_t size);
 
-/* Value of FMT_METACOPY: 0, or -EIO when malformed. */
-int fmt_metacopy_check(const void *value, size_t size);
+/*
+ * Value of FMT_METACOPY (struct ovl_metacopy): the fs-verity digest of the data, or nothing. A
+ * lookup only minds one that is too short for that.
+ */
+#define FMT_METACOPY_MIN 4
+#define FMT_DIGEST_MAX   64
+#define FMT_METACOPY_MAX (FMT_METACOPY_MIN + FMT_DIGEST_MAX)
+
+struct fmt_metacopy {
+	uint8_t algorithm;   /* FS_VERITY_HASH_ALG_* */
+	uint8_t digest_size; /* 0: no digest */
+	uint8_t digest[FMT_DIGEST_MAX];
+};
+
+/* 0, or -EIO when malformed. */
+int fmt_metacopy_decode(const void *value, size_t size, struct fmt_metacopy *out);
+/* Returns the length written to @out, which is 0 without a digest. */
+size_t fmt_metacopy_encode(const struct fmt_metacopy *m, uint8_t out[FMT_METACOPY_MAX]);
 
 /* Value of FMT_PROTATTR to FS_IMMUTABLE_FL | FS_APPEND_FL; 0 for anything not understood. */
 unsigned int fmt_protattr_decode(const char *value, ssize_t size);

@@ -26,8 +26,7 @@
  * understands.
  *
  *	copy-up of a file	a temporary name in index, which is swept
- *	  rename to its entry	an entry without nlink: nobody's, removed; lower is as it was
- *	  nlink = U		the copy, under all its names
+ *	  rename to its entry	the copy, under all its names
  *	a name is added to upper for one that lower has
  *	  nlink = L		the same count, whether the link is made or not
  *	  link, nlink = U	the same
@@ -36,9 +35,13 @@
  *	  link, unlink, rename	one more or less, like the links of the upper object
  *	the last name went
  *	  unlink, or whiteout	an entry with a count of 0: removed, or made a whiteout
- *	copy-up of a directory	(nfs_export) two temporary names in index, which are swept
- *	  rename to its entry	an entry for what is swept next: made a whiteout
- *	  rename to its place	both
+ *	copy-up of what has only one name (nfs_export)
+ *	  rename to its place	the copy, without an entry: nothing finds it by the old handle
+ *	  nlink = U, its entry	both
+ *
+ * The kernel stores the count after the entry, and in the last case makes the entry first: what it
+ * then finds after a crash it takes for the entry of a removed object, and with nfs_export nobody
+ * gets at the object any more. So the order is another one here, for the same result.
  *
  * A name that only lower has is removed by adding it to upper first: else the count would have no
  * place that a crash leaves right.
@@ -298,12 +301,24 @@ int index_entry_new(struct layer_ref *lower, const char *name, uint32_t lower_nl
 	return *out ? 0 : -ENOMEM;
 }
 
+/* The count of a file that has @links links in upper, the entry among them. */
+static int mark_nlink(struct ovl *o, struct layer_ref *at, const char *name, uint32_t nlink,
+		      uint32_t links)
+{
+	char value[FMT_NLINK_MAX];
+
+	return mark_set(o, at, name, FMT_NLINK, value,
+			fmt_nlink_encode(FMT_NLINK_UPPER, (int)(nlink - links), value));
+}
+
 int index_publish(struct ovl *o, struct ovl_inode *i, const char *temp, struct index_entry *entry)
 {
 	int work = layer_fd(o->work);
 	int index = layer_fd(o->index);
-	int err = at_rename(work, temp, index, entry->name, RENAME_NOREPLACE);
+	int err = mark_nlink(o, o->work, temp, entry->nlink, 1);
 
+	if (err == 0)
+		err = at_rename(work, temp, index, entry->name, RENAME_NOREPLACE);
 	if (err == -EINVAL) { /* the filesystem does not know the flag */
 		err = at_link(work, temp, index, entry->name);
 		if (err == 0)
@@ -316,24 +331,44 @@ int index_publish(struct ovl *o, struct ovl_inode *i, const char *temp, struct i
 	return 0;
 }
 
-int index_publish_dir(struct ovl *o, const char *temp, const struct index_entry *entry)
+/* An empty directory that says where the upper one is. */
+static int add_dir_entry(struct ovl *o, struct layer_ref *dir, const char *name, const char *entry)
 {
-	autoref struct layer_ref *dir = NULL;
 	int work = layer_fd(o->work);
-	char marker[FMT_TEMP_NAME_MAX];
-	int err = open_ref(o, o->work, temp, LAYER_OPEN_PATH, &dir);
+	char temp[FMT_TEMP_NAME_MAX];
+	int err;
+
+	temp_name(o, temp);
+	if (mkdirat(work, temp, o->overrides_modes ? 0 : 0700) < 0)
+		return -errno;
+	err = index_verify_handle(o, o->work, temp, FMT_UPPER, dir, name, true);
+	if (err == 0)
+		err = at_rename(work, temp, layer_fd(o->index), entry, 0);
+	if (err < 0)
+		at_unlink(work, temp, AT_REMOVEDIR);
+	return err;
+}
+
+static int add_file_entry(struct ovl *o, struct layer_ref *dir, const char *name, const char *entry)
+{
+	int err = mark_nlink(o, dir, name, 1, 2);
+
+	if (err == 0)
+		err = at_link(layer_fd(dir), name, layer_fd(o->index), entry);
+	return err == -EEXIST ? -ESTALE : err;
+}
+
+int index_add(struct ovl *o, struct ovl_inode *i, struct layer_ref *dir, const char *name,
+	      struct index_entry *entry)
+{
+	int err = i->dir ? add_dir_entry(o, dir, name, entry->name)
+			 : add_file_entry(o, dir, name, entry->name);
 
 	if (err < 0)
 		return err;
-	temp_name(o, marker);
-	if (mkdirat(work, marker, 0) < 0)
-		return -errno;
-	err = index_verify_handle(o, o->work, marker, FMT_UPPER, dir, "", true);
-	if (err == 0)
-		err = at_rename(work, marker, layer_fd(o->index), entry->name, 0);
-	if (err < 0)
-		at_unlink(work, marker, AT_REMOVEDIR);
-	return err;
+	i->index = entry;
+	inode_set(i, INODE_INDEXED);
+	return 0;
 }
 
 static struct ovl_name *find_name(struct ovl_inode *i, struct ovl_inode *parent, const char *text,
@@ -433,14 +468,14 @@ int index_link_up(struct ovl *o, const struct ovl_caller *caller, struct ovl_ino
 	return err;
 }
 
-int index_link_up_last(struct ovl *o, const struct ovl_caller *caller, struct ovl_inode *i)
+void index_link_up_last(struct ovl *o, const struct ovl_caller *caller, struct ovl_inode *i)
 {
 	char name[NAME_MAX + 1];
 	struct ovl_inode *parent = NULL;
 	int err;
 
 	if (!inode_has(i, INODE_ALIASES))
-		return 0;
+		return;
 	lock_take(&i->lock);
 	if (i->names && i->names->layer) {
 		parent = i->names->parent;
@@ -449,10 +484,11 @@ int index_link_up_last(struct ovl *o, const struct ovl_caller *caller, struct ov
 	}
 	lock_drop(&i->lock);
 	if (!parent)
-		return 0;
+		return;
 	err = index_link_up(o, caller, i, parent, name);
+	if (err < 0)
+		log_debug("'%s' gets no name in upper yet: %s", name, strerror(-err));
 	inode_put(o, parent);
-	return err;
 }
 
 /* --- names come and go -------------------------------------------------------------------------*/
@@ -507,6 +543,7 @@ static bool drop_entry(struct ovl *o, struct ovl_inode *i)
 	if (err < 0 && err != -ENOENT)
 		log_warning("index entry %s cannot be removed: %s", entry->name, strerror(-err));
 	inode_clear(i, INODE_INDEXED | INODE_ALIASES);
+	link_remove(o, i); /* a lower link made meanwhile is another file */
 	return true;
 }
 

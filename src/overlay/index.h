@@ -77,20 +77,28 @@ void index_settle(struct ovl *o, struct ovl_inode *i);
 int index_entry_new(struct layer_ref *lower, const char *name, uint32_t lower_nlink,
 		    struct index_entry **out);
 /*
- * A file that was built in work as @temp gets its entry, and is in upper thereby. @i->lock is held;
- * the caller sets INODE_UPPER. @i owns @entry on success.
+ * A file that was built in work as @temp becomes its own entry, and is in upper thereby; its names
+ * follow. For lower hard links. @i->lock is held; the caller sets INODE_UPPER. @i owns @entry on
+ * success.
  */
 int index_publish(struct ovl *o, struct ovl_inode *i, const char *temp, struct index_entry *entry);
-/* An entry for a directory that was built in work as @temp and is about to be shown. */
-int index_publish_dir(struct ovl *o, const char *temp, const struct index_entry *entry);
+/*
+ * An entry for what has only one name, and is in upper as @name in @dir. @i->lock is held. @i owns
+ * @entry on success.
+ */
+int index_add(struct ovl *o, struct ovl_inode *i, struct layer_ref *dir, const char *name,
+	      struct index_entry *entry);
 /*
  * Gives a file of the index the name @name in upper, which so far only a lower layer has. Nothing
  * to do if it has. No lock is held.
  */
 int index_link_up(struct ovl *o, const struct ovl_caller *caller, struct ovl_inode *i,
 		  struct ovl_inode *parent, const char *name);
-/* The same for the name through which @i was found last. */
-int index_link_up_last(struct ovl *o, const struct ovl_caller *caller, struct ovl_inode *i);
+/*
+ * The same for the name through which @i was found last, as the kernel does for the one that is
+ * used. Which one that is nobody tells us, and it does not matter: best effort.
+ */
+void index_link_up_last(struct ovl *o, const struct ovl_caller *caller, struct ovl_inode *i);
 /* Makes that name @name. */
 void index_prefer_name(struct ovl_inode *i, struct ovl_inode *parent, const char *name);
 

@@ -94,6 +94,7 @@ enum inode_flag {
 	INODE_INDEXED = 1 << 17,  /* has one; cleared when the union has no name of it any more */
 	INODE_ALIASES = 1 << 18,  /* is in upper, but not by all of its names */
 	INODE_METACOPY = 1 << 10, /* the topmost object has no data: data is set; cleared once */
+	INODE_VERIFIED = 1 << 20, /* the data of a metacopy has the digest that it should have */
 };
 
 struct ovl_inode {
@@ -103,7 +104,11 @@ struct ovl_inode {
 	struct lock lock;
 	_Atomic uint32_t flags;   /* enum inode_flag; changed under the lock */
 	_Atomic uint32_t origins; /* directories: how often something with an origin came in */
-	uint32_t nopen;           /* open files; guarded by the lock */
+	union {
+		uint32_t nopen; /* open files; guarded by the lock */
+		/* Directories: how often a name in it went or moved; changed under the lock. */
+		_Atomic uint32_t changes;
+	};
 	uint16_t lower; /* layer of the lower object, 0: none; non-directories; constant */
 	uint8_t type;   /* DT_*; constant */
 	_Atomic uint8_t protattr; /* FS_IMMUTABLE_FL, FS_APPEND_FL; changed under the lock */
@@ -191,10 +196,12 @@ struct ovl {
 	struct layer_ref *work;  /* where temporary files are: workdir/work, with an index that */
 	struct layer_ref *index; /* workdir/index; NULL: none */
 	uint64_t workdir_ino;
+	char *workdir_path;
 	bool has_traps; /* upper or work lies inside a lower layer */
 	int upper_lock; /* fds that hold flock(2) */
 	int work_lock;
 	struct writeback *writeback; /* of a volatile mount, else NULL */
+	struct survey *survey;       /* where objects are; with nfs_export, else NULL */
 	void (*attr_changed)(void *ctx, ovl_node node, bool listing);
 	void *ctx;
 
@@ -313,6 +320,8 @@ struct ovl_inode *link_find(struct ovl *o, dev_t dev, uint64_t ino);
  * one, with a reference). @i->lock is held, or nobody knows @i.
  */
 struct ovl_inode *link_insert(struct ovl *o, struct ovl_inode *i, dev_t dev, uint64_t ino);
+/* Nobody is to find @i there any more. @i->lock is held. */
+void link_remove(struct ovl *o, struct ovl_inode *i);
 
 /* reach.c: how the real objects are reached. */
 struct reach {
@@ -385,6 +394,25 @@ static inline void statx_times(const struct statx *st, struct timespec times[2])
 	times[1] = (struct timespec){ st->stx_mtime.tv_sec, st->stx_mtime.tv_nsec };
 }
 
+/* verity.c: the digest that a metacopy holds of its data. Nothing is done with verity=off. */
+/* Of an opened lower file; none if it has none. -EIO when it cannot be had. */
+int verity_measure(struct ovl *o, struct layer_ref *data, struct fmt_metacopy *out);
+/*
+ * Before the data of a metacopy is used: -EIO unless it has the digest that the topmost object, at
+ * @at and @name, asks for. Once is enough for an inode.
+ */
+int verity_check(struct ovl *o, struct ovl_inode *i, struct layer_ref *at, const char *name,
+		 struct layer_ref *data);
+/* The same of whatever is not opened, if it is a metacopy at all. No lock is held. */
+int verity_check_data(struct ovl *o, struct ovl_inode *i);
+
+/* casefold.c: directories in which case does not matter. */
+/* Finds out which layers may hold some. work is prepared. */
+void casefold_init(struct ovl *o);
+bool casefold_is(struct layer_ref *at, const char *name);
+/* -ESTALE for one of them. To be asked of layers that may hold some. */
+int casefold_refuse(struct layer_ref *at, const char *name);
+
 /* identity.c */
 /*
  * Which uuids say of which layer a handle is, and what xino= and uuid= come to with these layers.
@@ -415,10 +443,24 @@ void unmark_impure(struct ovl *o, struct ovl_inode *dir, uint32_t origins);
 /*
  * Settles conflicts between features, as the kernel's ovl_fs_params_verify() does: what was asked
  * for itself wins over what was not; two that were asked for and exclude each other are -EINVAL,
- * what needs rights we lack -EPERM, with a line for people.
+ * what needs rights we lack -EPERM, with a line for people. @given: enum ovl_given. user.overlay.
+ * without OVL_GIVEN_USERXATTR is what is left to somebody without rights: see there.
  */
 int features_resolve(struct ovl_features *f, unsigned int given, bool has_upper, bool has_data,
 		     bool privileged, char *message, size_t size);
+/* Upper turned out to hold no private xattrs: does without all that needs them, and says so. */
+void features_fall_back(struct ovl *o, const char *why);
+
+struct feature_word {
+	const char *name;
+	const char *value;
+	bool unusual; /* not the kernel's default */
+};
+
+#define FEATURE_WORDS 9
+
+/* The features in the kernel's words and in the order in which it shows them. Static strings. */
+void features_spell(const struct ovl_features *f, struct feature_word out[FEATURE_WORDS]);
 
 /* lookup.c */
 struct looked_up {
@@ -460,6 +502,10 @@ int lookup_inode(struct ovl *o, struct ovl_inode *dir, const char *name, struct 
 /* As lookup_inode(), with what ovl_lookup() returns. *@out may be set although it fails. */
 int lookup_entry(struct ovl *o, struct ovl_inode *dir, const char *name, struct ovl_inode **out,
 		 struct ovl_entry *entry);
+
+/* export.c */
+/* ovl_lookup() of "." or, @parent, "..". */
+int export_lookup_dots(struct ovl *o, ovl_node node, bool parent, struct ovl_entry *out);
 
 /* attr.c */
 int attr_get(struct ovl *o, struct ovl_inode *i, struct statx *out);
@@ -559,6 +605,11 @@ void dirlist_put(struct dirlist *list);
  * so that the real one is not empty.
  */
 int dir_check_empty(struct ovl *o, struct ovl_inode *dir, bool *whiteouts);
+
+/* Returns false to stop. */
+typedef bool (*dir_visit)(void *ctx, const char *name, size_t len, uint64_t ino, unsigned int type);
+/* Each entry of @dir with the union's number of it and DT_*. Touches no inode. */
+int dir_list(struct ovl *o, struct ovl_inode *dir, dir_visit visit, void *ctx);
 
 /* acl.c: the access and default ACL of a new object below a directory with a default ACL. */
 struct acl_inherited {

@@ -344,6 +344,9 @@ int ovl_set_flags(struct ovl *o, const struct ovl_caller *caller, ovl_node node,
 {
 	int value = (int)(flags & ~(unsigned int)PROTECTING_FLAGS);
 
+	/* It would not be shown any more. */
+	if (flags & FS_CASEFOLD_FL)
+		return -EOPNOTSUPP;
 	return change(o, caller, node, FS_IOC_SETFLAGS, &value, flags & PROTECTING_FLAGS);
 }
 

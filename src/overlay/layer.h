@@ -79,6 +79,7 @@ struct layer_ops {
 struct layer {
 	const struct layer_ops *ops;
 	struct layer_ref *root; /* one reference, for the life of the mount */
+	char *path;             /* as people know it, absolute; owned */
 	unsigned int index;     /* 0: upper, 1 to n: lower, topmost first */
 	dev_t dev;              /* st_dev of the root */
 	uint64_t root_ino;
@@ -88,6 +89,7 @@ struct layer {
 			   */
 	bool ambiguous_uuid; /* which does not say that a handle is of this layer */
 	uint32_t magic;      /* f_type of statfs(2) */
+	bool may_fold;       /* may hold directories in which case does not matter */
 	bool ino32; /* numbers of inodes have 32 bits, as far as the kernel's overlayfs knows */
 	bool has_handles;    /* handle() works */
 	bool can_decode;     /* stat_handle() works: export operations and CAP_DAC_READ_SEARCH */

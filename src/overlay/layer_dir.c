@@ -633,4 +633,6 @@ void layer_close(struct layer *layer)
 {
 	layer_ref_put(layer->root);
 	layer->root = NULL;
+	free(layer->path);
+	layer->path = NULL;
 }

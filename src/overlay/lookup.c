@@ -185,15 +185,14 @@ static int look_single(struct walk *w, struct layer_ref *at, const char *comp, s
 		}
 		w->metacopy = false;
 		if (S_ISREG(f->st.stx_mode) && (f->marks & 1U << FMT_METACOPY)) {
-			uint8_t value[256];
-			ssize_t n = layer_getxattr(at, comp, xname(o, FMT_METACOPY), value,
-						   sizeof(value));
+			/* What it holds is the business of who verifies. */
+			ssize_t n = layer_getxattr(at, comp, xname(o, FMT_METACOPY), NULL, 0);
 
 			if (n == -EACCES)
 				return (int)n;
-			if (n >= 0 || n == -ERANGE)
+			if (n >= 0)
 				w->metacopy = true;
-			if (n == -ERANGE || (n >= 0 && fmt_metacopy_check(value, (size_t)n) < 0))
+			if (n > 0 && n < FMT_METACOPY_MIN)
 				return -EIO;
 		}
 		w->stop = !w->metacopy;
@@ -202,6 +201,9 @@ static int look_single(struct walk *w, struct layer_ref *at, const char *comp, s
 	} else {
 		if (unlikely(o->has_traps) && is_trap(o, at->layer, &f->st))
 			return -ELOOP;
+		err = unlikely(at->layer->may_fold) ? casefold_refuse(at, comp) : 0;
+		if (err < 0)
+			return err;
 		if (last_component)
 			w->is_dir = true;
 		if (w->last)

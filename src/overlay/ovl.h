@@ -23,6 +23,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <sys/types.h>
@@ -40,7 +41,8 @@ typedef uint64_t ovl_node;
 enum ovl_redirect {
 	OVL_REDIRECT_FOLLOW = 0, /* the kernel's default: read redirects, make none */
 	OVL_REDIRECT_NOFOLLOW,
-	OVL_REDIRECT_ON, /* rename merged directories too */
+	OVL_REDIRECT_ON,  /* rename merged directories too */
+	OVL_REDIRECT_OFF, /* asked for: the least there is. In effect it is one of the others. */
 };
 
 /* -o verity= */
@@ -101,6 +103,7 @@ enum ovl_given {
 	OVL_GIVEN_METACOPY = 1 << 5,
 	OVL_GIVEN_INDEX = 1 << 6,
 	OVL_GIVEN_NFS_EXPORT = 1 << 7,
+	OVL_GIVEN_USERXATTR = 1 << 8, /* as opposed to user.overlay. for want of rights */
 };
 
 struct ovl_config {
@@ -139,6 +142,14 @@ int ovl_create(const struct ovl_config *config, struct ovl **out, char *message,
  */
 void ovl_destroy(struct ovl *o);
 
+/*
+ * Writes what the union is made of and does, in lines of "key=value": each layer, topmost first, as
+ * lowerdir+= or datadir+=, then upperdir=, workdir=, each feature in the kernel's words, and last
+ * options=, which is what -o would need for the same mount. Paths are absolute; values are escaped
+ * as in /proc/self/mountinfo. -ENOMEM when the stream failed.
+ */
+int ovl_describe(const struct ovl *o, FILE *out);
+
 bool ovl_has_upper(const struct ovl *o);
 /* What the mount does in the end, after conflicts and what the layers cannot do. Borrowed. */
 const struct ovl_features *ovl_get_features(const struct ovl *o);
@@ -167,9 +178,31 @@ struct ovl_entry {
 	struct statx attr;
 };
 
-/* -ENOENT: no such name. */
+/*
+ * -ENOENT: no such name. "." is @parent itself, which then may be of any type, and ".." the
+ * directory that it is in: -ESTALE when @parent has no name any more.
+ */
 int ovl_lookup(struct ovl *o, ovl_node parent, const char *name, struct ovl_entry *out);
 void ovl_forget(struct ovl *o, ovl_node node, uint64_t nlookup);
+
+/*
+ * With nfs_export: what an object is known by outside of this union's life. @number is its stx_ino,
+ * the same after a remount of the same layers, and @generation tells it from others that have had
+ * the number, or will have it.
+ */
+struct ovl_identity {
+	uint64_t number;
+	uint32_t generation;
+};
+
+int ovl_identify(struct ovl *o, ovl_node node, struct ovl_identity *out);
+/*
+ * Finds the object with a number; the caller compares the generation. May take long, since all
+ * directories have to be read once in a while; -EINTR when the caller was killed. -ESTALE: there is
+ * none, or it has no name. -EOPNOTSUPP without nfs_export.
+ */
+int ovl_resolve(struct ovl *o, const struct ovl_caller *caller, uint64_t number,
+		struct ovl_entry *out);
 
 int ovl_getattr(struct ovl *o, ovl_node node, struct statx *out);
 
@@ -308,6 +341,16 @@ int ovl_set_fsxattr(struct ovl *o, const struct ovl_caller *caller, ovl_node nod
 		    const struct fsxattr *set);
 
 int ovl_statfs(struct ovl *o, struct statvfs *out);
+
+/*
+ * An O_PATH fd, the caller's, of the real object that shows on top, and in which layer that is: 0
+ * is upper, the topmost lower one is 1. -EOPNOTSUPP for a layer whose objects have no fd. For tools
+ * that work on layers; what is done through the fd the union does not know of.
+ */
+int ovl_open_real(struct ovl *o, ovl_node node, unsigned int *layer);
+
+/* Whether this process may write trusted.* xattrs, which are the marks then (OVL_XATTR_AUTO). */
+bool ovl_may_trust(void);
 
 /* Counters, for tests and for -d. */
 struct ovl_stats {

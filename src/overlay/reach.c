@@ -359,6 +359,19 @@ static bool is_current(struct ovl_inode *i, struct layer_ref *ref, bool write)
 	return ref->layer->index == inode_top_layer(i) && (!write || ref->writable);
 }
 
+static int open_verified(struct ovl *o, struct ovl_inode *i, struct reach *r,
+			 struct layer_ref **out)
+{
+	int err = data_open(o, i->data, out);
+
+	if (err < 0)
+		return err;
+	err = verity_check(o, i, r->at, r->name, *out);
+	if (err < 0)
+		layer_ref_put(take_ref(out));
+	return err;
+}
+
 /* @i->lock is held. */
 static int open_current(struct ovl *o, struct ovl_inode *i, bool write, struct reach *r,
 			struct layer_ref **out)
@@ -367,7 +380,7 @@ static int open_current(struct ovl *o, struct ovl_inode *i, bool write, struct r
 	int err;
 
 	if (inode_is_metacopy(i))
-		return write ? -EROFS : data_open(o, i->data, out);
+		return write ? -EROFS : open_verified(o, i, r, out);
 	if (write && r->at->layer->index != 0)
 		return -EROFS;
 	err = open_contents(o, i, r, write ? LAYER_OPEN_WRITE : LAYER_OPEN_READ, out);

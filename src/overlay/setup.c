@@ -9,6 +9,7 @@
 #include <sys/xattr.h>
 
 #include "overlay/index.h"
+#include "overlay/survey.h"
 #include "overlay/writeback.h"
 #include "util/at.h"
 #include "util/log.h"
@@ -61,6 +62,11 @@ static bool in_initial_userns(void)
 	struct stat st;
 
 	return stat("/proc/self/ns/user", &st) == 0 && st.st_ino == USER_NS_INIT_INO;
+}
+
+bool ovl_may_trust(void)
+{
+	return in_initial_userns() && has_capability(CAP_SYS_ADMIN);
 }
 
 static void find_rights(struct ovl *o)
@@ -186,6 +192,20 @@ static int check_mountpoint(struct opening *p, const char *what, const char *pat
 		    what, path, target);
 }
 
+/* What a path given means anywhere, symlinks left as they are. NULL: no memory. */
+static char *absolute_path(const char *path)
+{
+	autofree char *cwd = NULL;
+	char *out;
+
+	if (path[0] == '/')
+		return strdup(path);
+	cwd = getcwd(NULL, 0);
+	if (asprintf(&out, "%s/%s", cwd && strcmp(cwd, "/") ? cwd : "", path) < 0)
+		return NULL;
+	return out;
+}
+
 /* An exclusive lock for as long as the mount lives; it goes with the process, whatever ends it. */
 static int lock_dir(struct opening *p, const char *what, const char *path, struct layer_ref *dir,
 		    int *out)
@@ -270,6 +290,10 @@ static int open_upper(struct opening *p)
 		return fail(p, err, "%s %s %s: give an existing directory",
 			    failed == c->upper ? "upperdir" : "workdir", failed, reason(err));
 	o->has_upper = true;
+	o->layers[0].path = absolute_path(c->upper);
+	o->workdir_path = absolute_path(c->work);
+	if (!o->layers[0].path || !o->workdir_path)
+		return -ENOMEM;
 	err = check_upper_and_work(p);
 	if (err == 0)
 		err = lock_dir(p, "upperdir", c->upper, o->layers[0].root, &o->upper_lock);
@@ -289,7 +313,8 @@ static int open_lower(struct opening *p, unsigned int index)
 	if (err < 0)
 		return fail(p, err, "lowerdir %s %s: give an existing directory", path,
 			    reason(err));
-	return 0;
+	p->o->layers[index].path = absolute_path(path);
+	return p->o->layers[index].path ? 0 : -ENOMEM;
 }
 
 static const char *root_path(struct opening *p, unsigned int layer)
@@ -355,7 +380,7 @@ static int choose_features(struct opening *p)
 {
 	struct ovl *o = p->o;
 	const struct ovl_config *c = p->config;
-	bool privileged = in_initial_userns() && has_capability(CAP_SYS_ADMIN);
+	bool privileged = ovl_may_trust();
 
 	o->userxattr = c->xattr_prefix == OVL_XATTR_USER ||
 		       (c->xattr_prefix == OVL_XATTR_AUTO && !privileged);
@@ -368,6 +393,7 @@ static int choose_features(struct opening *p)
 static void probe_upper_xattrs(struct opening *p)
 {
 	struct ovl *o = p->o;
+	char why[PATH_MAX + 128];
 	int fd;
 	int err;
 
@@ -380,11 +406,10 @@ static void probe_upper_xattrs(struct opening *p)
 		return;
 	}
 	o->no_xattr = true;
-	log_warning(
-		"upperdir %s cannot hold %s* xattrs (%s): a directory that was removed cannot be "
-		"made anew",
-		p->config->upper, o->userxattr ? FMT_PREFIX_USER : FMT_PREFIX_TRUSTED,
-		strerror(-err));
+	snprintf(why, sizeof(why), "upperdir %s cannot hold %s* xattrs (%s)%s", p->config->upper,
+		 o->userxattr ? FMT_PREFIX_USER : FMT_PREFIX_TRUSTED, strerror(-err),
+		 err == -EPERM && !o->userxattr ? ", try userxattr" : "");
+	features_fall_back(o, why);
 }
 
 /* The kernel has to check ACLs if any layer can hold them. */
@@ -417,6 +442,19 @@ static int begin_volatile(struct opening *p)
 	if (err < 0)
 		return fail(p, err, "cannot mark workdir %s/work as volatile: %s", p->config->work,
 			    strerror(-err));
+	return 0;
+}
+
+static int check_casefold(struct opening *p)
+{
+	struct ovl *o = p->o;
+
+	for (unsigned int n = o->has_upper ? 0 : 1; n < o->layer_count; n++)
+		if (casefold_is(o->layers[n].root, ""))
+			return fail(p, -EINVAL,
+				    "in %s %s case does not matter (chattr +F): such directories "
+				    "cannot be united",
+				    root_kind(n), root_path(p, n));
 	return 0;
 }
 
@@ -520,7 +558,9 @@ static int open_all(struct opening *p)
 		o->layers[n].ambiguous_ids = ambiguous;
 	}
 	find_rights(o);
-	err = choose_features(p);
+	err = check_casefold(p);
+	if (err == 0)
+		err = choose_features(p);
 	if (err < 0)
 		return err;
 	probe_upper_xattrs(p);
@@ -540,7 +580,9 @@ static int open_all(struct opening *p)
 		if (err < 0)
 			return err;
 	}
-	return make_root(o);
+	casefold_init(o);
+	err = make_root(o);
+	return err == 0 && o->features.nfs_export ? survey_new(o, &o->survey) : err;
 }
 
 int ovl_create(const struct ovl_config *config, struct ovl **out, char *message, size_t size)
@@ -576,6 +618,7 @@ void ovl_destroy(struct ovl *o)
 {
 	if (!o)
 		return;
+	survey_free(o->survey);
 	table_destroy(o);
 	if (o->fds.capacity)
 		fdcache_destroy(&o->fds);
@@ -588,6 +631,7 @@ void ovl_destroy(struct ovl *o)
 	pthread_rwlock_destroy(&o->topology);
 	pthread_mutex_destroy(&o->whiteout_lock);
 	free(o->layers);
+	free(o->workdir_path);
 	free(o->devs);
 	free(o);
 }

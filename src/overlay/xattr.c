@@ -133,7 +133,9 @@ static int change_xattr(struct ovl *o, const struct ovl_caller *caller, struct o
 		if (n < 0)
 			return (int)n;
 	}
-	err = copy_up(o, caller, i, COPY_META);
+	/* As the kernel's: what is up already does not have to show that its data is right. */
+	if (!inode_has(i, INODE_UPPER))
+		err = copy_up(o, caller, i, COPY_META);
 	if (err == 0)
 		err = reach_settled(o, caller, i, &r);
 	if (err < 0)

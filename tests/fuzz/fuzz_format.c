@@ -105,13 +105,19 @@ static void try_values(const uint8_t *value, size_t size)
 {
 	unsigned int flags = fmt_protattr_decode((const char *)value, (ssize_t)size);
 	enum fmt_opaque opaque = fmt_opaque_value(value, (ssize_t)size);
-	int rc = fmt_metacopy_check(value, size);
+	struct fmt_metacopy m;
+	uint8_t again[FMT_METACOPY_MAX];
+	int rc = fmt_metacopy_decode(value, size, &m);
 	char out[2];
 	size_t n;
 
 	check(opaque == FMT_NOT_OPAQUE || (size == 1 && (*value == 'y' || *value == 'x')));
 	check(rc == 0 || rc == -EIO);
 	check(rc < 0 || size == 0 || (size >= 4 && size <= 68 && value[0] == 0));
+	/* all of it comes back but flags, which nobody has defined */
+	if (rc == 0 && fmt_metacopy_encode(&m, again))
+		check(again[0] == 0 && again[1] == size && again[3] == value[3] &&
+		      !memcmp(again + 4, value + 4, size - 4));
 	check(!(flags & ~(unsigned int)(FS_APPEND_FL | FS_IMMUTABLE_FL)));
 	n = fmt_protattr_encode(flags, out);
 	check(n <= sizeof(out) && fmt_protattr_decode(out, (ssize_t)n) == flags);

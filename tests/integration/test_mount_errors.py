@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """A mount that cannot be says why in one line with the path in it, and leaves nothing behind."""
 
+import errno
 import os
 import stat
 import subprocess
@@ -76,9 +77,26 @@ def test_malformed_lowerdir(layers, value):
     refused("-o", "lowerdir=" + value.format(layers.lower()), layers.point, mentions=["lowerdir"])
 
 
-def test_data_only_layers(layers):
-    other = mkdir(layers.base / "data")
-    refused("-o", f"lowerdir={layers.lower()}::{other}", layers.point)
+def test_malformed_data_only_layers(layers):
+    low, data = layers.lower(), mkdir(layers.base / "data")
+    for given in (
+        f"lowerdir={low}::{data}:{low}",
+        f"lowerdir={low}::{data}::",
+        f"lowerdir=::{data}",
+        f"datadir+={data}",
+        f"datadir+={data},lowerdir+={low}",
+        f"lowerdir={low},lowerdir+={data}",
+        f"lowerdir={low},datadir+={data}",
+    ):
+        assert os.strerror(errno.EINVAL) in refused("-o", given, layers.point), given
+
+
+def test_missing_data_only_layer(layers):
+    missing = layers.base / "missing"
+    for given in (f"lowerdir={layers.lower()}::{missing}",
+                  f"lowerdir+={layers.lower()},datadir+={missing}"):
+        line = refused("-o", given, layers.point, mentions=[missing])
+        assert os.strerror(errno.ENOENT) in line
 
 
 def test_missing_lower(layers):

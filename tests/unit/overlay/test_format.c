@@ -445,30 +445,44 @@ static void test_a_redirect_ends_at_its_first_nul_as_for_the_kernel(void **state
 
 static void test_metacopy(void **state)
 {
+	struct fmt_metacopy m;
 	uint8_t v[80] = { 0 };
+	uint8_t out[FMT_METACOPY_MAX];
 
 	/* metacopy=on: chmod 600 m/meta leaves it empty */
-	assert_int_equal(fmt_metacopy_check("", 0), 0);
+	assert_int_equal(fmt_metacopy_decode("", 0, &m), 0);
+	assert_int_equal(m.digest_size, 0);
+	assert_int_equal(fmt_metacopy_encode(&m, out), 0);
 	for (size_t size = 1; size < 4; size++) {
 		v[1] = (uint8_t)size;
-		assert_int_equal(fmt_metacopy_check(v, size), -EIO);
+		assert_int_equal(fmt_metacopy_decode(v, size, &m), -EIO);
 	}
 	/* {version 0, length, flags, digest algorithm, digest}, for example of sha256 and sha512 */
 	for (size_t size = 4; size <= 68; size++) {
+		memset(v + 4, (int)size, sizeof(v) - 4);
 		v[1] = (uint8_t)size;
-		assert_int_equal(fmt_metacopy_check(v, size), 0);
+		v[3] = 2;
+		assert_int_equal(fmt_metacopy_decode(v, size, &m), 0);
+		assert_int_equal(m.digest_size, size - 4);
+		assert_int_equal(m.algorithm, 2);
+		assert_memory_equal(m.digest, v + 4, size - 4);
+		/* a header alone says no more than nothing */
+		assert_int_equal(fmt_metacopy_encode(&m, out), size == 4 ? 0 : size);
+		if (size > 4)
+			assert_memory_equal(out, v, size);
 	}
 	v[1] = 36;
-	v[2] = 0xff; /* flags and algorithms are the business of who verifies */
+	v[2] = 0xff; /* flags and algorithms are nobody's business */
 	v[3] = 9;
-	assert_int_equal(fmt_metacopy_check(v, 36), 0);
-	assert_int_equal(fmt_metacopy_check(v, 35), -EIO);
-	assert_int_equal(fmt_metacopy_check(v, 37), -EIO);
+	assert_int_equal(fmt_metacopy_decode(v, 36, &m), 0);
+	assert_int_equal(m.algorithm, 9);
+	assert_int_equal(fmt_metacopy_decode(v, 35, &m), -EIO);
+	assert_int_equal(fmt_metacopy_decode(v, 37, &m), -EIO);
 	v[0] = 1;
-	assert_int_equal(fmt_metacopy_check(v, 36), -EIO);
+	assert_int_equal(fmt_metacopy_decode(v, 36, &m), -EIO);
 	v[0] = 0;
 	v[1] = 69;
-	assert_int_equal(fmt_metacopy_check(v, 69), -EIO);
+	assert_int_equal(fmt_metacopy_decode(v, 69, &m), -EIO);
 }
 
 /* chattr +a, +i and +ai below m wrote "a", "i" and "ai"; the rest is what lsattr showed. */
