@@ -260,10 +260,13 @@ static int run(struct fsck *f)
 	err = f->workdir ? work_check(f) : 0;
 	if (err == 0)
 		err = place_check(f);
+	/* It gives files their origins back, which the marks are judged by. */
+	if (err == 0 && f->workdir)
+		err = index_check(f);
 	if (err == 0)
 		err = marks_check(f);
 	if (err == 0 && f->workdir)
-		err = index_check(f);
+		err = index_check_missing(f);
 	return err;
 }
 
@@ -284,6 +287,11 @@ static void close_all(struct fsck *f)
 	for (size_t n = 0; n < f->indexed_count; n++)
 		free(f->indexed[n].path);
 	free(f->indexed);
+	for (size_t n = 0; n < f->copy_count; n++) {
+		free(f->copies[n].path);
+		free(f->copies[n].below_path);
+	}
+	free(f->copies);
 }
 
 int fsck_run(const struct fsck_config *config, struct fsck_result *result, char *message,
