@@ -117,6 +117,15 @@ static const char *reason(int err)
 	}
 }
 
+static int fail_to_open(struct opening *p, const char *what, const char *path, int err)
+{
+	/* EINVAL of a layer that is no directory, ENOTDIR of a path that leads through none. */
+	bool itself = err == -ENOTDIR && access(path, F_OK) == 0;
+
+	return fail(p, itself ? -EINVAL : err, "%s %s %s: give an existing directory", what, path,
+		    reason(err));
+}
+
 /* A directory that must not lie inside a layer, or twice among them. */
 struct root_id {
 	dev_t dev;
@@ -287,8 +296,7 @@ static int open_upper(struct opening *p)
 			    "both from one filesystem",
 			    c->work, c->upper);
 	if (err < 0)
-		return fail(p, err, "%s %s %s: give an existing directory",
-			    failed == c->upper ? "upperdir" : "workdir", failed, reason(err));
+		return fail_to_open(p, failed == c->upper ? "upperdir" : "workdir", failed, err);
 	o->has_upper = true;
 	o->layers[0].path = absolute_path(c->upper);
 	o->workdir_path = absolute_path(c->work);
@@ -311,8 +319,7 @@ static int open_lower(struct opening *p, unsigned int index)
 		return err;
 	err = layer_dir_open(path, index, p->config->mountpoint, &p->o->layers[index]);
 	if (err < 0)
-		return fail(p, err, "lowerdir %s %s: give an existing directory", path,
-			    reason(err));
+		return fail_to_open(p, "lowerdir", path, err);
 	p->o->layers[index].path = absolute_path(path);
 	return p->o->layers[index].path ? 0 : -ENOMEM;
 }
