@@ -119,7 +119,7 @@ static const char *reason(int err)
 
 static int fail_to_open(struct opening *p, const char *what, const char *path, int err)
 {
-	/* EINVAL of a layer that is no directory, ENOTDIR of a path that leads through none. */
+	/* The kernel's: EINVAL for the layer itself, ENOTDIR for something on the way to it. */
 	bool itself = err == -ENOTDIR && access(path, F_OK) == 0;
 
 	return fail(p, itself ? -EINVAL : err, "%s %s %s: give an existing directory", what, path,
@@ -250,7 +250,7 @@ static int check_upper_and_work(struct opening *p)
 	if (err < 0)
 		return fail(p, err, "workdir %s: %s", c->work, strerror(-err));
 	if (statx_dev(&work) != upper->dev)
-		return fail(p, -EXDEV,
+		return fail(p, -EINVAL,
 			    "workdir %s is on another filesystem than upperdir %s: give both from "
 			    "one filesystem",
 			    c->work, c->upper);
@@ -270,7 +270,7 @@ static int check_upper_and_work(struct opening *p)
 			    "upperdir %s lies inside workdir %s: give a directory beside it",
 			    c->upper, c->work);
 	if (upper->read_only)
-		return fail(p, -EROFS,
+		return fail(p, -EINVAL,
 			    "upperdir %s is on a read-only filesystem: give a writable one, or "
 			    "leave upperdir and workdir out",
 			    c->upper);
@@ -291,7 +291,7 @@ static int open_upper(struct opening *p)
 	err = layer_dir_open_upper(c->upper, c->work, c->mountpoint, &o->layers[0], &p->workdir,
 				   &failed);
 	if (err == -EXDEV)
-		return fail(p, err,
+		return fail(p, -EINVAL,
 			    "workdir %s is on another filesystem or mount than upperdir %s: give "
 			    "both from one filesystem",
 			    c->work, c->upper);
