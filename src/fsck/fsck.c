@@ -284,6 +284,11 @@ static void close_all(struct fsck *f)
 	for (size_t n = 0; n < f->indexed_count; n++)
 		free(f->indexed[n].path);
 	free(f->indexed);
+	for (size_t n = 0; n < f->copy_count; n++) {
+		free(f->copies[n].path);
+		free(f->copies[n].below_path);
+	}
+	free(f->copies);
 }
 
 int fsck_run(const struct fsck_config *config, struct fsck_result *result, char *message,

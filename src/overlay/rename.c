@@ -127,6 +127,9 @@ static int prepare(struct renaming *r)
 
 	if (replaces_dir) /* before anything is copied up for nothing */
 		err = dir_check_empty(o, r->target, &whiteouts);
+	/* As in the kernel one that only upper has is left to the rename, after all else failed. */
+	if (err == -ENOTEMPTY && !merged_or_lower(r->target))
+		err = 0;
 	if (err == 0)
 		err = upper_parent(o, r->caller, r->old_dir, &r->old_upper);
 	if (err == 0)
@@ -497,6 +500,9 @@ int ovl_rename(struct ovl *o, const struct ovl_caller *caller, ovl_node parent, 
 			err = rename_inodes(&r);
 		if (r.miscounted)
 			attr_notify(o, r.target, false);
+		/* ext4 made the whiteout before it refused, and the directory is changed. */
+		if (err < 0 && r.old_in_lower)
+			attr_notify(o, r.old_dir, false);
 	}
 	layer_ref_put(r.target_at);
 	layer_ref_put(r.old_upper);

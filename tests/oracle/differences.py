@@ -134,6 +134,31 @@ def links_of_an_unlinked_lower_file(op, args, expected, got, kernel, plyfs):
     return os.readlink("/proc/self/fd/%d" % kernel.fd(args["h"])).endswith(" (deleted)")
 
 
+def names_with_errors(op, args, expected, got, kernel, plyfs):
+    """
+    The kernel's overlayfs lists a name whose lookup fails (a redirect that may not be followed, a
+    metacopy without data) unless it needs its inode number. plyfs always lists it.
+    """
+    field = "after" if op == "dir_end" else "names"
+    if op not in ("readdir", "rewind", "dir_end") or field not in expected or field not in got:
+        return False
+    if any(expected[k] != got[k] for k in expected if k not in (field, "seek", "missing")):
+        return False
+    base = plyfs.path(args["p"]) if op == "readdir" else b"/proc/self/fd/%d" % plyfs.fd(args["h"])
+    extra = set(got[field]) - set(expected[field])
+    return set(expected[field]) <= set(got[field]) and all(
+        fails(base + b"/" + (e if op == "dir_end" else e[0])) for e in extra)
+
+
+def fails(path):
+    """Whether a name is there and cannot be looked up."""
+    try:
+        os.lstat(path)
+        return False
+    except OSError as e:
+        return e.errno != errno.ENOENT
+
+
 class Parted(Exception):
     """The sides differ for a good reason and can no longer be compared: the sequence ends here."""
 
@@ -288,7 +313,7 @@ def rename_of_one_file(op, args, expected, got, kernel, plyfs):
     Renaming or exchanging two names of one file does nothing; with layers on several filesystems,
     one of which has no UUID, the kernel's overlayfs sometimes fails with ESTALE instead.
     """
-    return (op == "rename" and got == {} and set(expected) == {"error"}
+    return (op == "rename" and got == {} and expected == {"error": "ESTALE"}
             and os.path.samestat(os.lstat(plyfs.path(args["p"])), os.lstat(plyfs.path(args["to"]))))
 
 
@@ -341,11 +366,25 @@ def reading_a_directory(op, args, expected, got, kernel, plyfs):
     return op == "read" and expected == {"error": "EINVAL"} and got == {"error": "EISDIR"}
 
 
+def mtime_of_metacopy(op, args, expected, got, kernel, plyfs):
+    """
+    Opening a metacopy for writing brings its data, which changes its mtime on the kernel's
+    overlayfs although nobody wrote anything. On plyfs it does not, as without metacopy.
+    """
+    if op != "open" or expected.get("mtime") != "now" or args["flags"] & os.O_TRUNC:
+        return False
+    if args["flags"] & os.O_ACCMODE == os.O_RDONLY or {**expected, "mtime": 0} != {**got, "mtime": 0}:
+        return False
+    st = os.fstat(plyfs.fd(args["h"]))
+    os.utime(b"/proc/self/fd/%d" % kernel.fd(args["h"]), ns=(st.st_atime_ns, st.st_mtime_ns))
+    return True
+
+
 OPERATIONS = [
     mtime_of_mappings, changes_to_unlinked_lower_file, stale_mapping, write_to_stale_mapping,
     other_holes, names_that_are_not_there, exact_xattr_sizes, both_refuse, truncate_of_nothing,
     copies_more, rename_of_one_file, reading_a_directory, unknown_to_the_vfs,
-    removal_of_no_acl, links_of_an_unlinked_lower_file, empty_but_for_whiteouts,
+    names_with_errors, mtime_of_metacopy, removal_of_no_acl, links_of_an_unlinked_lower_file, empty_but_for_whiteouts,
 ]
 
 # ---- trees
@@ -386,6 +425,11 @@ def whiteouts_listed(path, field, expected, got, kernel, plyfs):
     return field == "missing" and expected == "error ENOENT"
 
 
+def errors_listed(path, field, expected, got, kernel, plyfs):
+    """See names_with_errors."""
+    return field == "extra" and got.startswith("error ") and got != "error ENOENT"
+
+
 def fewer_blocks(path, field, expected, got, kernel, plyfs):
     """See other_holes: the content is the same (that is another field), the blocks may be fewer."""
     return field == "blocks" and None not in (got, expected) and got < expected
@@ -399,7 +443,7 @@ def mtime_of_mapped_files(path, field, expected, got, kernel, plyfs):
 
 
 TREES = [
-    mtime_of_mapped_files, birth_of_the_lower, whiteouts_listed, fewer_blocks,
+    mtime_of_mapped_files, birth_of_the_lower, whiteouts_listed, errors_listed, fewer_blocks,
     capability_after_mapping,
 ]
 

@@ -95,8 +95,11 @@ def _segments(rng):
     return size, [(0, size, rng.randrange(1000))] if size else []
 
 
-def _metacopy(making, obj, cut):
-    """A file that has its data in a layer below it, perhaps under another name."""
+def _metacopy(making, obj, cut, lower):
+    """
+    A file that has its data in a layer below it, perhaps under another name; in an upper not under
+    one that is still to be seen, which would be the same file to the kernel's overlayfs.
+    """
     rng, prefix = making.rng, making.prefix
     files = making.data if making.data and rng.random() < 0.7 else making.files
     if not files or files is making.files and not making.metacopies:
@@ -104,6 +107,8 @@ def _metacopy(making, obj, cut):
     here = obj["p"]
     if files is making.files and here in files and not cut:
         target = None
+    elif files is making.files and not lower:
+        return
     else:
         target = rng.choice(sorted(files))
         if files is making.files and target.rpartition(b"/")[0] == here.rpartition(b"/")[0]:
@@ -149,7 +154,7 @@ def _layer(making, lower, last, depth, fill):
             files.append(path)
             obj["size"], obj["data"] = _segments(rng)
             if making.featured and (not last or making.data) and rng.random() < 0.3:
-                _metacopy(making, obj, cut)
+                _metacopy(making, obj, cut, lower)
         elif kind == "symlink":
             obj["to"] = rng.choice(v.SYMLINK_TARGETS)
             del obj["mode"]
