@@ -260,10 +260,13 @@ static int run(struct fsck *f)
 	err = f->workdir ? work_check(f) : 0;
 	if (err == 0)
 		err = place_check(f);
+	/* It gives files their origins back, which the marks are judged by. */
+	if (err == 0 && f->workdir)
+		err = index_check(f);
 	if (err == 0)
 		err = marks_check(f);
 	if (err == 0 && f->workdir)
-		err = index_check(f);
+		err = index_check_missing(f);
 	return err;
 }
 

@@ -235,3 +235,5 @@ int copies_check(struct fsck *f);
 /* work.c and index.c */
 int work_check(struct fsck *f);
 int index_check(struct fsck *f);
+/* The other way round: what marks_check() found to be indexed. */
+int index_check_missing(struct fsck *f);

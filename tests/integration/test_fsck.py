@@ -1054,3 +1054,23 @@ def test_what_is_mounted_inside_upper_is_no_part_of_it(union):
         assert lib.is_whiteout(inside / "w")
     finally:
         lib.sys_umount(inside)
+
+
+@root_only
+def test_origin_in_the_second_layer_is_found(union):
+    """Layers of one filesystem: a handle tells the object, not the layer."""
+    union.check_work = union.check_kernel = False
+    lib.write(union.lower(1) / "deep/d/x", "x")
+    lib.write(union.lower(1) / "deep/f", "data" * 100)
+    lib.mkdir(union.lower(0) / "deep")
+    root = union.mount(META, impl="kernel")
+    os.rename(root / "deep/d", root / "e")
+    os.chmod(root / "deep/f", 0o600)
+    os.rename(root / "deep/f", root / "g")
+    union.umount()
+    before = both_show(union, META)
+    for name in ("e", "g"):
+        mark(union.upper / name, "redirect", b"/gone")
+    done = fsck(union, "-y", features=META)
+    assert done.returncode == FIXED, done
+    assert both_show(union, META) == before
