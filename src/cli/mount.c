@@ -19,6 +19,7 @@
 #include "cli/process.h"
 #include "overlay/ovl.h"
 #include "server/server.h"
+#include "server/status.h"
 #include "util/base.h"
 #include "util/log.h"
 
@@ -267,6 +268,22 @@ static bool refuses_changes(const char *mountpoint)
 	       errno == EROFS;
 }
 
+/*
+ * What was written to a union that is read-only now is on disk, as the kernel's overlayfs sees to.
+ * FUSE does not tell the server of the remount, so we do.
+ */
+static int sync_upper(const char *mountpoint)
+{
+	if (getxattr(mountpoint, STATUS_SYNC, NULL, 0) >= 0)
+		return 0;
+	/* The server of somebody else, or not ours at all. */
+	if (errno == EPERM || errno == ENODATA || errno == EOPNOTSUPP) {
+		log_warning("%s: cannot ask its server to sync: %m", mountpoint);
+		return 0;
+	}
+	return -errno;
+}
+
 /* Changes the flags of a mount that is there. The kernel does it without asking the server. */
 static int remount(const struct mounting *m)
 {
@@ -288,9 +305,20 @@ static int remount(const struct mounting *m)
 	}
 	if ((now & MS_RDONLY) && !(wanted & MS_RDONLY) && refuses_changes(m->mountpoint)) {
 		mount(m->source, m->mountpoint, NULL, MS_REMOUNT | now, NULL);
-		log_error("cannot remount %s for writing: it has no upperdir that can be written",
-			  m->mountpoint);
+		log_error("cannot remount %s for writing: it has no upperdir that can be written "
+			  "(%s)",
+			  m->mountpoint, strerror(EROFS));
 		return EXIT_MOUNT;
+	}
+	if (!(now & MS_RDONLY) && (wanted & MS_RDONLY)) {
+		int err = sync_upper(m->mountpoint);
+
+		if (err < 0) {
+			mount(m->source, m->mountpoint, NULL, MS_REMOUNT | now, NULL);
+			log_error("cannot sync what was written to %s: %s", m->mountpoint,
+				  strerror(-err));
+			return EXIT_MOUNT;
+		}
 	}
 	return EXIT_OK;
 }

@@ -12,10 +12,12 @@
 /* The kernel takes errors above this only: -512 and below are its own (ERESTARTSYS ...). */
 #define LOWEST_ERROR (-511)
 
-static bool is_entry_name(const char *name)
+static bool is_entry_name(const struct fuse_request *req, const char *name)
 {
 	if (strchr(name, '/'))
 		return false;
+	if (req->op->dots && (req->conn->flags & FUSE_EXPORT_SUPPORT))
+		return true;
 	return strcmp(name, ".") != 0 && strcmp(name, "..") != 0;
 }
 
@@ -52,7 +54,7 @@ static int parse_body(struct fuse_request *req, const uint8_t *p, size_t left)
 	for (unsigned int i = 0; i < strings; i++) {
 		const char *string = take_string(&p, &left);
 
-		if (!string || (i < req->op->entries && !is_entry_name(string)))
+		if (!string || (i < req->op->entries && !is_entry_name(req, string)))
 			return -EINVAL;
 		req->string[i] = string;
 	}

@@ -8,7 +8,7 @@
  * exactly once with one of the fuse_reply calls, from any thread, before it returns; when it does
  * not, the request is answered with EIO. Handlers never see a malformed message: sizes are checked
  * against the table of operations, strings are NUL-terminated inside the message and not empty,
- * names of directory entries hold no slash and are not "." or "..".
+ * names of directory entries hold no slash and are not "." or "..", unless the row has dots.
  *
  * Ownership: everything that a request points to belongs to the transport and is valid until the
  * handler returns. Locks: none; a request belongs to the thread that runs it, only @interrupted
@@ -39,6 +39,7 @@ struct fuse_op {
 	uint16_t arg_size; /* bytes of the fixed argument */
 	uint8_t entries;   /* names of directory entries that follow it ... */
 	uint8_t strings;   /* ... and then other strings; what is left is the payload */
+	bool dots;         /* with FUSE_EXPORT_SUPPORT an entry may be "." or ".." */
 	bool no_reply;
 	bool others;   /* with allow_root: anybody may ask (the right was checked at open) */
 	uint8_t class; /* enum fuse_class */

@@ -187,7 +187,7 @@ static int kill_priv(struct ovl *o, const struct ovl_caller *caller, struct ovl_
 		return err;
 	err = copy_up(o, caller, i, COPY_META);
 	if (err == 0)
-		err = reach(o, i, &r);
+		err = reach_settled(o, caller, i, &r);
 	if (err < 0)
 		return err;
 	err = set_owner(caller, &(struct ovl_setattr){ 0 }, layer_fd(r.at), r.name);
@@ -218,7 +218,7 @@ int ovl_setattr(struct ovl *o, const struct ovl_caller *caller, ovl_node node,
 	if (err == 0 && resize)
 		err = set_size(o, caller, i, set);
 	if (err == 0)
-		err = reach(o, i, &r);
+		err = reach_settled(o, caller, i, &r);
 	if (err == 0) {
 		err = set_others(caller, set, layer_fd(r.at), r.name, i->type == DT_LNK);
 		if (err == 0)

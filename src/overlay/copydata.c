@@ -101,7 +101,8 @@ static int copy_extents(struct copier *c, off_t size, const struct ovl_caller *c
 	return 0;
 }
 
-int copy_data(struct layer_ref *from, int to, off_t size, const struct ovl_caller *caller)
+int copy_data(struct layer_ref *from, int to, off_t size, off_t length,
+	      const struct ovl_caller *caller)
 {
 	struct copier c = { .from = from, .to = to };
 	int err;
@@ -109,10 +110,10 @@ int copy_data(struct layer_ref *from, int to, off_t size, const struct ovl_calle
 	if (size == 0)
 		return 0;
 	if (layer_fd(from) >= 0 && ioctl(to, FICLONE, layer_fd(from)) == 0)
-		return ftruncate(to, size) < 0 ? -errno : 0; /* the caller may want less of it */
+		return ftruncate(to, length) < 0 ? -errno : 0;
 	err = copy_extents(&c, size, caller);
 	free(c.buffer);
-	if (err == 0 && ftruncate(to, size) < 0)
+	if (err == 0 && ftruncate(to, length) < 0)
 		err = -errno;
 	return err;
 }

@@ -131,7 +131,7 @@ static int copy_contents(struct copyup *c)
 	err = open_data(c, &file);
 	if (err < 0)
 		return err;
-	return copy_data(file, c->fd, c->size, c->caller);
+	return copy_data(file, c->fd, c->size, c->size, c->caller);
 }
 
 /* The private marks of the copy; before a mode that may forbid it to who is bound by modes. */
@@ -233,7 +233,7 @@ static void switch_to_upper(struct copyup *c)
 
 	if (!c->meta)
 		inode_clear(i, INODE_METACOPY);
-	inode_set(i, INODE_UPPER | (c->has_origin ? INODE_ORIGIN : 0) |
+	inode_set(i, INODE_UPPER | INODE_UNSYNCED | (c->has_origin ? INODE_ORIGIN : 0) |
 			     (c->meta ? INODE_METACOPY : 0));
 	atomic_fetch_add_explicit(&c->o->copied_up, 1, memory_order_relaxed);
 }
@@ -316,7 +316,6 @@ static int publish_in_index(struct copyup *c)
 		c->has_temp = false;
 		c->entry = NULL;
 		switch_to_upper(c);
-		err = index_nlink_start(c->o, i);
 	}
 	lock_drop(&i->lock);
 	return err;
@@ -439,26 +438,27 @@ static int run(struct copyup *c)
 	return err;
 }
 
-/* What writing to the upper file may change and must not, since nobody wrote yet. */
+/* What writing to the upper file changes and must not, since nobody wrote yet. */
 struct kept {
 	struct statx st;
 	char capability[64]; /* struct vfs_ns_cap_data has 24 */
 	ssize_t capability_size;
-	bool widened; /* its mode forbade us to write */
+	bool widened; /* its mode forbade it to us */
 };
 
 #define CAPABILITY "security.capability"
 
 static int open_to_fill(struct copyup *c, struct kept *k)
 {
+	const mode_t needed = S_IRUSR | S_IWUSR;
 	struct reach r;
 	int err = reach(c->o, c->inode, &r);
 
 	if (err < 0)
 		return err;
 	err = layer_stat(r.at, r.name, &k->st);
-	if (err == 0 && !c->o->overrides_modes && !(k->st.stx_mode & S_IWUSR)) {
-		err = at_chmod(layer_fd(r.at), r.name, (k->st.stx_mode & 07777) | 0600);
+	if (err == 0 && !c->o->overrides_modes && (k->st.stx_mode & needed) != needed) {
+		err = at_chmod(layer_fd(r.at), r.name, (k->st.stx_mode & 07777) | needed);
 		k->widened = err == 0;
 	}
 	if (err == 0) {
@@ -473,7 +473,8 @@ static int open_to_fill(struct copyup *c, struct kept *k)
 	return err;
 }
 
-static int put_back(struct copyup *c, struct kept *k)
+/* Nobody has changed these meanwhile: who wants to waits for the end of the copy-up. */
+static int put_back(struct copyup *c, const struct kept *k)
 {
 	struct timespec times[2];
 	struct statx st;
@@ -490,20 +491,43 @@ static int put_back(struct copyup *c, struct kept *k)
 	return err < 0 ? err : at_utimens(c->fd, "", times);
 }
 
-static int fill(struct copyup *c, struct kept *k)
+static int fill(struct copyup *c, const struct kept *k)
 {
 	autoref struct layer_ref *file = NULL;
 	int err;
 
-	/* What is to be cut off anyway: the file is then as it will be, whatever happens. */
+	if (!c->size)
+		return 0;
+	err = data_open(c->o, c->inode->data, &file);
+	if (err == 0)
+		err = copy_data(file, c->fd, c->size, (off_t)k->st.stx_size, c->caller);
+	return err < 0 ? err : sync_copied(c->o, c->fd, true);
+}
+
+/*
+ * All of the data is on disk: the file is cut to what is wanted, and is no metacopy any more. @i's
+ * lock is held. A crash between cutting and unmarking leaves a metacopy that is as long as wanted.
+ */
+static int unmark(struct copyup *c, const struct kept *k)
+{
+	int err = 0;
+
 	if (c->size < (off_t)k->st.stx_size && ftruncate(c->fd, c->size) < 0)
 		return -errno;
-	err = c->size ? data_open(c->o, c->inode->data, &file) : 0;
-	if (err == 0 && c->size)
-		err = copy_data(file, c->fd, c->size, c->caller);
+	err = put_back(c, k);
 	if (err == 0)
-		err = put_back(c, k);
-	return err < 0 ? err : sync_copied(c->o, c->fd, c->size > 0);
+		err = at_removexattr(c->fd, "", xname(c->o, FMT_METACOPY));
+	return err == -ENODATA ? 0 : err;
+}
+
+/* The metacopy is as it was, and takes no room for data that counts for nothing. */
+static void unfill(struct copyup *c, const struct kept *k)
+{
+	off_t size = (off_t)k->st.stx_size;
+
+	if (size && ftruncate(c->fd, size) == 0)
+		fallocate(c->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, size);
+	put_back(c, k);
 }
 
 /* The data of a file of which upper has only a metacopy. */
@@ -519,17 +543,16 @@ static int fill_metacopy(struct copyup *c)
 	err = fill(c, &k);
 	lock_take(&i->lock);
 	if (err == 0)
-		err = at_removexattr(c->fd, "", xname(c->o, FMT_METACOPY));
-	if (err == 0 || err == -ENODATA) {
-		err = 0;
+		err = unmark(c, &k);
+	if (err < 0)
+		unfill(c, &k);
+	if (k.widened)
+		at_chmod(c->fd, "", k.st.stx_mode & 07777);
+	if (err == 0) {
+		inode_set(i, INODE_UNSYNCED);
 		inode_clear(i, INODE_METACOPY);
 	}
 	lock_drop(&i->lock);
-	if (err < 0 && c->size < (off_t)k.st.stx_size &&
-	    ftruncate(c->fd, (off_t)k.st.stx_size) == 0)
-		put_back(c, &k);
-	if (k.widened)
-		at_chmod(c->fd, "", k.st.stx_mode & 07777);
 	return err;
 }
 
@@ -642,5 +665,7 @@ int copy_up(struct ovl *o, const struct ovl_caller *caller, struct ovl_inode *i,
 		err = copy_up_one(o, caller, next, next == i ? limit : COPY_ALL);
 		inode_put(o, next);
 	}
-	return err < 0 ? err : index_link_up_last(o, caller, i);
+	if (err == 0)
+		index_link_up_last(o, caller, i);
+	return err;
 }

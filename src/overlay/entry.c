@@ -179,9 +179,12 @@ int lookup_entry(struct ovl *o, struct ovl_inode *dir, const char *name, struct 
 int ovl_lookup(struct ovl *o, ovl_node parent, const char *name, struct ovl_entry *out)
 {
 	struct ovl_inode *i = NULL;
+	struct ovl_inode *dir;
 	int err;
-	struct ovl_inode *dir = inode_get_dir(o, parent, &err);
 
+	if (unlikely(name[0] == '.') && (!name[1] || !strcmp(name, "..")))
+		return export_lookup_dots(o, parent, name[1], out);
+	dir = inode_get_dir(o, parent, &err);
 	if (!dir)
 		return err;
 	err = lookup_entry(o, dir, name, &i, out);

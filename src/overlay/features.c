@@ -146,7 +146,8 @@ static int resolve_index(struct resolving *r)
 			 "nfs_export=off");
 		f->nfs_export = false;
 	} else if (!given(r, OVL_GIVEN_INDEX)) {
-		f->index = true;
+		/* Of a read-only union handles are as good without. */
+		f->index = r->has_upper;
 	} else if (given(r, OVL_GIVEN_NFS_EXPORT)) {
 		return refuse(r, -EINVAL, "nfs_export=on needs index=on, and index=off was given");
 	} else {

@@ -26,8 +26,7 @@
  * understands.
  *
  *	copy-up of a file	a temporary name in index, which is swept
- *	  rename to its entry	an entry without nlink: nobody's, removed; lower is as it was
- *	  nlink = U		the copy, under all its names
+ *	  rename to its entry	the copy, under all its names
  *	a name is added to upper for one that lower has
  *	  nlink = L		the same count, whether the link is made or not
  *	  link, nlink = U	the same
@@ -40,8 +39,9 @@
  *	  rename to its place	the copy, without an entry: nothing finds it by the old handle
  *	  nlink = U, its entry	both
  *
- * In the last case the kernel makes the entry first, and takes it for that of a removed object when
- * it finds it alone: then nobody gets at the object any more.
+ * The kernel stores the count after the entry, and in the last case makes the entry first: what it
+ * then finds after a crash it takes for the entry of a removed object, and with nfs_export nobody
+ * gets at the object any more. So the order is another one here, for the same result.
  *
  * A name that only lower has is removed by adding it to upper first: else the count would have no
  * place that a crash leaves right.
@@ -301,12 +301,24 @@ int index_entry_new(struct layer_ref *lower, const char *name, uint32_t lower_nl
 	return *out ? 0 : -ENOMEM;
 }
 
+/* The count of a file that has @links links in upper, the entry among them. */
+static int mark_nlink(struct ovl *o, struct layer_ref *at, const char *name, uint32_t nlink,
+		      uint32_t links)
+{
+	char value[FMT_NLINK_MAX];
+
+	return mark_set(o, at, name, FMT_NLINK, value,
+			fmt_nlink_encode(FMT_NLINK_UPPER, (int)(nlink - links), value));
+}
+
 int index_publish(struct ovl *o, struct ovl_inode *i, const char *temp, struct index_entry *entry)
 {
 	int work = layer_fd(o->work);
 	int index = layer_fd(o->index);
-	int err = at_rename(work, temp, index, entry->name, RENAME_NOREPLACE);
+	int err = mark_nlink(o, o->work, temp, entry->nlink, 1);
 
+	if (err == 0)
+		err = at_rename(work, temp, index, entry->name, RENAME_NOREPLACE);
 	if (err == -EINVAL) { /* the filesystem does not know the flag */
 		err = at_link(work, temp, index, entry->name);
 		if (err == 0)
@@ -337,12 +349,9 @@ static int add_dir_entry(struct ovl *o, struct layer_ref *dir, const char *name,
 	return err;
 }
 
-/* The union counts one name less than there are links, as soon as there are two. */
 static int add_file_entry(struct ovl *o, struct layer_ref *dir, const char *name, const char *entry)
 {
-	char value[FMT_NLINK_MAX];
-	int err = mark_set(o, dir, name, FMT_NLINK, value,
-			   fmt_nlink_encode(FMT_NLINK_UPPER, -1, value));
+	int err = mark_nlink(o, dir, name, 1, 2);
 
 	if (err == 0)
 		err = at_link(layer_fd(dir), name, layer_fd(o->index), entry);
@@ -459,14 +468,14 @@ int index_link_up(struct ovl *o, const struct ovl_caller *caller, struct ovl_ino
 	return err;
 }
 
-int index_link_up_last(struct ovl *o, const struct ovl_caller *caller, struct ovl_inode *i)
+void index_link_up_last(struct ovl *o, const struct ovl_caller *caller, struct ovl_inode *i)
 {
 	char name[NAME_MAX + 1];
 	struct ovl_inode *parent = NULL;
 	int err;
 
 	if (!inode_has(i, INODE_ALIASES))
-		return 0;
+		return;
 	lock_take(&i->lock);
 	if (i->names && i->names->layer) {
 		parent = i->names->parent;
@@ -475,10 +484,11 @@ int index_link_up_last(struct ovl *o, const struct ovl_caller *caller, struct ov
 	}
 	lock_drop(&i->lock);
 	if (!parent)
-		return 0;
+		return;
 	err = index_link_up(o, caller, i, parent, name);
+	if (err < 0)
+		log_debug("'%s' gets no name in upper yet: %s", name, strerror(-err));
 	inode_put(o, parent);
-	return err;
 }
 
 /* --- names come and go -------------------------------------------------------------------------*/
@@ -533,6 +543,7 @@ static bool drop_entry(struct ovl *o, struct ovl_inode *i)
 	if (err < 0 && err != -ENOENT)
 		log_warning("index entry %s cannot be removed: %s", entry->name, strerror(-err));
 	inode_clear(i, INODE_INDEXED | INODE_ALIASES);
+	link_remove(o, i); /* a lower link made meanwhile is another file */
 	return true;
 }
 

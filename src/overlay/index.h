@@ -94,8 +94,11 @@ int index_add(struct ovl *o, struct ovl_inode *i, struct layer_ref *dir, const c
  */
 int index_link_up(struct ovl *o, const struct ovl_caller *caller, struct ovl_inode *i,
 		  struct ovl_inode *parent, const char *name);
-/* The same for the name through which @i was found last. */
-int index_link_up_last(struct ovl *o, const struct ovl_caller *caller, struct ovl_inode *i);
+/*
+ * The same for the name through which @i was found last, as the kernel does for the one that is
+ * used. Which one that is nobody tells us, and it does not matter: best effort.
+ */
+void index_link_up_last(struct ovl *o, const struct ovl_caller *caller, struct ovl_inode *i);
 /* Makes that name @name. */
 void index_prefer_name(struct ovl_inode *i, struct ovl_inode *parent, const char *name);
 

@@ -51,9 +51,10 @@ int ino_init(struct ovl *o)
 	return 0;
 }
 
-static uint64_t hashed(const struct ovl *o, dev_t dev, uint64_t ino)
+/* @which: the filesystem. */
+static uint64_t hashed(const struct ovl *o, uint64_t which, uint64_t ino)
 {
-	uint64_t h = ino * 0x9e3779b97f4a7c15ULL ^ dev * 0xc2b2ae3d27d4eb4fULL;
+	uint64_t h = ino * 0x9e3779b97f4a7c15ULL ^ which * 0xc2b2ae3d27d4eb4fULL;
 
 	h ^= h >> 29;
 	h *= 0xbf58476d1ce4e5b9ULL;
@@ -71,7 +72,7 @@ uint64_t ino_compose(const struct ovl *o, dev_t dev, uint64_t ino)
 		return hashed(o, dev, ino);
 	if (o->samefs)
 		return ino;
-	if (ino >> o->ino_shift)
-		return hashed(o, dev, ino);
+	if (ino >> o->ino_shift) /* by the index: an st_dev may be another after a remount */
+		return hashed(o, d, ino);
 	return ino | (uint64_t)d << (o->ino_shift + 1);
 }

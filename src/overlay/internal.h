@@ -94,6 +94,7 @@ enum inode_flag {
 	INODE_INDEXED = 1 << 17,  /* has one; cleared when the union has no name of it any more */
 	INODE_ALIASES = 1 << 18,  /* is in upper, but not by all of its names */
 	INODE_METACOPY = 1 << 10, /* the topmost object has no data: data is set; cleared once */
+	INODE_UNSYNCED = 1 << 11, /* copied up, and perhaps not on disk that it is */
 	INODE_VERIFIED = 1 << 20, /* the data of a metacopy has the digest that it should have */
 };
 
@@ -104,7 +105,11 @@ struct ovl_inode {
 	struct lock lock;
 	_Atomic uint32_t flags;   /* enum inode_flag; changed under the lock */
 	_Atomic uint32_t origins; /* directories: how often something with an origin came in */
-	uint32_t nopen;           /* open files; guarded by the lock */
+	union {
+		uint32_t nopen; /* open files; guarded by the lock */
+		/* Directories: how often a name in it went or moved; changed under the lock. */
+		_Atomic uint32_t changes;
+	};
 	uint16_t lower; /* layer of the lower object, 0: none; non-directories; constant */
 	uint8_t type;   /* DT_*; constant */
 	_Atomic uint8_t protattr; /* FS_IMMUTABLE_FL, FS_APPEND_FL; changed under the lock */
@@ -197,6 +202,7 @@ struct ovl {
 	int upper_lock; /* fds that hold flock(2) */
 	int work_lock;
 	struct writeback *writeback; /* of a volatile mount, else NULL */
+	struct survey *survey;       /* where objects are; with nfs_export, else NULL */
 	void (*attr_changed)(void *ctx, ovl_node node, bool listing);
 	void *ctx;
 
@@ -315,6 +321,8 @@ struct ovl_inode *link_find(struct ovl *o, dev_t dev, uint64_t ino);
  * one, with a reference). @i->lock is held, or nobody knows @i.
  */
 struct ovl_inode *link_insert(struct ovl *o, struct ovl_inode *i, dev_t dev, uint64_t ino);
+/* Nobody is to find @i there any more. @i->lock is held. */
+void link_remove(struct ovl *o, struct ovl_inode *i);
 
 /* reach.c: how the real objects are reached. */
 struct reach {
@@ -328,6 +336,9 @@ struct reach {
  */
 int reach(struct ovl *o, struct ovl_inode *i, struct reach *r);
 void reach_done(struct ovl_inode *i, struct reach *r);
+/* The same for who changes attributes: nobody copies @i up then. */
+int reach_settled(struct ovl *o, const struct ovl_caller *caller, struct ovl_inode *i,
+		  struct reach *r);
 /*
  * The same with the lock of @parent taken before, for who changes @i's name in @parent; nobody
  * copies @i up then.
@@ -493,6 +504,10 @@ int lookup_inode(struct ovl *o, struct ovl_inode *dir, const char *name, struct 
 int lookup_entry(struct ovl *o, struct ovl_inode *dir, const char *name, struct ovl_inode **out,
 		 struct ovl_entry *entry);
 
+/* export.c */
+/* ovl_lookup() of "." or, @parent, "..". */
+int export_lookup_dots(struct ovl *o, ovl_node node, bool parent, struct ovl_entry *out);
+
 /* attr.c */
 int attr_get(struct ovl *o, struct ovl_inode *i, struct statx *out);
 /* Makes a real object's attributes the union's. @i->lock is held or its fields are settled. */
@@ -531,8 +546,12 @@ int copy_up(struct ovl *o, const struct ovl_caller *caller, struct ovl_inode *i,
 int copyup_wait(struct ovl *o, const struct ovl_caller *caller, struct ovl_inode *i);
 
 /* copydata.c */
-/* The first @size bytes, holes kept. -EINTR when the caller was killed. @to is empty. */
-int copy_data(struct layer_ref *from, int to, off_t size, const struct ovl_caller *caller);
+/*
+ * The first @size bytes at least, holes kept; @to is then @length long, and was a hole before.
+ * -EINTR when the caller was killed.
+ */
+int copy_data(struct layer_ref *from, int to, off_t size, off_t length,
+	      const struct ovl_caller *caller);
 /* All xattrs but the overlay's private ones. */
 int copy_xattrs(struct ovl *o, struct layer_ref *from, const char *from_name, int to,
 		const char *to_name);
@@ -587,6 +606,11 @@ void dirlist_put(struct dirlist *list);
  * so that the real one is not empty.
  */
 int dir_check_empty(struct ovl *o, struct ovl_inode *dir, bool *whiteouts);
+
+/* Returns false to stop. */
+typedef bool (*dir_visit)(void *ctx, const char *name, size_t len, uint64_t ino, unsigned int type);
+/* Each entry of @dir with the union's number of it and DT_*. Touches no inode. */
+int dir_list(struct ovl *o, struct ovl_inode *dir, dir_visit visit, void *ctx);
 
 /* acl.c: the access and default ACL of a new object below a directory with a default ACL. */
 struct acl_inherited {

@@ -308,7 +308,7 @@ static int change(struct ovl *o, const struct ovl_caller *caller, ovl_node node,
 	if (err == 0)
 		err = copy_up(o, caller, i, COPY_META);
 	if (err == 0)
-		err = reach(o, i, &r);
+		err = reach_settled(o, caller, i, &r);
 	if (err == 0) {
 		/* The mark first, and it stays when the flags then fail, as with the kernel. */
 		if (len)

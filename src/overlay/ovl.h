@@ -178,9 +178,31 @@ struct ovl_entry {
 	struct statx attr;
 };
 
-/* -ENOENT: no such name. */
+/*
+ * -ENOENT: no such name. "." is @parent itself, which then may be of any type, and ".." the
+ * directory that it is in: -ESTALE when @parent has no name any more.
+ */
 int ovl_lookup(struct ovl *o, ovl_node parent, const char *name, struct ovl_entry *out);
 void ovl_forget(struct ovl *o, ovl_node node, uint64_t nlookup);
+
+/*
+ * With nfs_export: what an object is known by outside of this union's life. @number is its stx_ino,
+ * the same after a remount of the same layers, and @generation tells it from others that have had
+ * the number, or will have it.
+ */
+struct ovl_identity {
+	uint64_t number;
+	uint32_t generation;
+};
+
+int ovl_identify(struct ovl *o, ovl_node node, struct ovl_identity *out);
+/*
+ * Finds the object with a number; the caller compares the generation. May take long, since all
+ * directories have to be read once in a while; -EINTR when the caller was killed. -ESTALE: there is
+ * none, or it has no name. -EOPNOTSUPP without nfs_export.
+ */
+int ovl_resolve(struct ovl *o, const struct ovl_caller *caller, uint64_t number,
+		struct ovl_entry *out);
 
 int ovl_getattr(struct ovl *o, ovl_node node, struct statx *out);
 

@@ -214,18 +214,22 @@ int dir_ref(struct ovl *o, struct ovl_inode *dir, unsigned int layer, bool topol
 	return err;
 }
 
-/* Takes the locks; -EAGAIN when somebody copied @i up, which can only end without them. */
+/*
+ * Takes the locks; -EAGAIN when somebody copied @i up, which can only end without them, and that
+ * matters.
+ */
 static int lock_both(struct ovl *o, const struct ovl_caller *caller, struct ovl_inode *parent,
-		     struct ovl_inode *i)
+		     struct ovl_inode *i, bool settled)
 {
 	int err;
 
 	if (parent)
 		lock_take(&parent->lock);
 	lock_take(&i->lock);
-	if (!parent || !inode_has(i, INODE_COPYING))
+	if (!settled || !inode_has(i, INODE_COPYING))
 		return 0;
-	lock_drop(&parent->lock);
+	if (parent)
+		lock_drop(&parent->lock);
 	err = copyup_wait(o, caller, i);
 	lock_drop(&i->lock);
 	return err < 0 ? err : -EAGAIN;
@@ -238,8 +242,8 @@ static void unlock_both(struct ovl_inode *parent, struct ovl_inode *i)
 		lock_drop(&parent->lock);
 }
 
-int reach_in(struct ovl *o, const struct ovl_caller *caller, struct ovl_inode *parent,
-	     struct ovl_inode *i, struct reach *r)
+static int reach_how(struct ovl *o, const struct ovl_caller *caller, struct ovl_inode *parent,
+		     struct ovl_inode *i, bool settled, struct reach *r)
 {
 	autoref struct layer_ref *found = NULL;
 	struct ovl_inode *found_dir = NULL;
@@ -252,7 +256,7 @@ int reach_in(struct ovl *o, const struct ovl_caller *caller, struct ovl_inode *p
 		struct ovl_inode *dir;
 		struct real_dir *real;
 		unsigned int layer;
-		int err = lock_both(o, caller, parent, i);
+		int err = lock_both(o, caller, parent, i, settled);
 
 		if (err == -EAGAIN)
 			continue;
@@ -297,6 +301,12 @@ int reach_in(struct ovl *o, const struct ovl_caller *caller, struct ovl_inode *p
 	}
 }
 
+int reach_in(struct ovl *o, const struct ovl_caller *caller, struct ovl_inode *parent,
+	     struct ovl_inode *i, struct reach *r)
+{
+	return reach_how(o, caller, parent, i, true, r);
+}
+
 void reach_in_done(struct ovl_inode *parent, struct ovl_inode *i, struct reach *r)
 {
 	unlock_both(parent, i);
@@ -306,7 +316,13 @@ void reach_in_done(struct ovl_inode *parent, struct ovl_inode *i, struct reach *
 
 int reach(struct ovl *o, struct ovl_inode *i, struct reach *r)
 {
-	return reach_in(o, NULL, NULL, i, r);
+	return reach_how(o, NULL, NULL, i, false, r);
+}
+
+int reach_settled(struct ovl *o, const struct ovl_caller *caller, struct ovl_inode *i,
+		  struct reach *r)
+{
+	return reach_how(o, caller, NULL, i, true, r);
 }
 
 void reach_done(struct ovl_inode *i, struct reach *r)

@@ -426,6 +426,26 @@ static bool entry_ino(struct ovl *o, struct ovl_inode *dir, const struct dirlist
 	return true;
 }
 
+int dir_list(struct ovl *o, struct ovl_inode *dir, dir_visit visit, void *ctx)
+{
+	struct dirlist *list;
+	int err = dirlist_read(o, dir, &list);
+
+	if (err < 0)
+		return err;
+	for (uint32_t n = 0; n < list->shown; n++) {
+		const struct entry *e = &list->entries[list->order[n]];
+		uint64_t ino;
+		bool origin;
+
+		if (entry_ino(o, dir, list, e, &ino, &origin) &&
+		    !visit(ctx, entry_name(list, e), e->len, ino, e->type))
+			break;
+	}
+	dirlist_put(list);
+	return 0;
+}
+
 static uint64_t parent_ino(struct ovl *o, struct ovl_inode *dir)
 {
 	uint64_t ino = dir->ino;

@@ -9,6 +9,7 @@
 #include <fcntl.h>
 
 #include "overlay/index.h"
+#include "overlay/survey.h"
 #include "util/at.h"
 
 int orphan_prepare(struct ovl *o, struct ovl_inode *i, struct layer_ref *at, const char *name,
@@ -24,6 +25,7 @@ void orphan_commit(struct ovl *o, struct ovl_inode *i, struct ovl_inode *parent,
 		   struct layer_ref **self)
 {
 	name_free(o, name_remove(o, i, parent, name, strlen(name)));
+	survey_unnamed(o->survey, i, parent, name, *self);
 	if (i->names || i->self)
 		return;
 	i->self = take_ref(self);

@@ -9,6 +9,7 @@
 #include <sys/xattr.h>
 
 #include "overlay/index.h"
+#include "overlay/survey.h"
 #include "overlay/writeback.h"
 #include "util/at.h"
 #include "util/log.h"
@@ -580,7 +581,8 @@ static int open_all(struct opening *p)
 			return err;
 	}
 	casefold_init(o);
-	return make_root(o);
+	err = make_root(o);
+	return err == 0 && o->features.nfs_export ? survey_new(o, &o->survey) : err;
 }
 
 int ovl_create(const struct ovl_config *config, struct ovl **out, char *message, size_t size)
@@ -616,6 +618,7 @@ void ovl_destroy(struct ovl *o)
 {
 	if (!o)
 		return;
+	survey_free(o->survey);
 	table_destroy(o);
 	if (o->fds.capacity)
 		fdcache_destroy(&o->fds);

@@ -10,7 +10,7 @@
 #include <malloc.h>
 #include <sys/random.h>
 
-#include "overlay/internal.h"
+#include "overlay/survey.h"
 #include "util/hash.h"
 
 #define FIRST_BUCKETS 64
@@ -443,6 +443,8 @@ void name_insert_over(struct ovl *o, struct ovl_name *n, struct ovl_inode *i)
 	pthread_mutex_lock(&shard->lock);
 	put_name(o, shard, n, i);
 	pthread_mutex_unlock(&shard->lock);
+	atomic_fetch_add(&n->parent->changes, 1);
+	survey_named(o->survey, i, n, true);
 }
 
 void name_insert(struct ovl *o, struct ovl_name *n, struct ovl_inode *i, struct ovl_inode **taken)
@@ -466,6 +468,7 @@ void name_insert(struct ovl *o, struct ovl_name *n, struct ovl_inode *i, struct 
 	}
 	put_name(o, shard, n, i);
 	pthread_mutex_unlock(&shard->lock);
+	survey_named(o->survey, i, n, false);
 }
 
 struct ovl_name *name_remove(struct ovl *o, struct ovl_inode *i, struct ovl_inode *parent,
@@ -480,6 +483,7 @@ struct ovl_name *name_remove(struct ovl *o, struct ovl_inode *i, struct ovl_inod
 		n->next = NULL;
 		name_unhash(o, n);
 		o->table.name_count--;
+		atomic_fetch_add(&parent->changes, 1);
 		return n;
 	}
 	return NULL;
@@ -554,4 +558,13 @@ struct ovl_inode *link_insert(struct ovl *o, struct ovl_inode *i, dev_t dev, uin
 	}
 	pthread_mutex_unlock(&shard->lock);
 	return other;
+}
+
+void link_remove(struct ovl *o, struct ovl_inode *i)
+{
+	if (!inode_has(i, INODE_LINKED))
+		return;
+	link_unhash(o, i);
+	i->link_next = NULL;
+	inode_clear(i, INODE_LINKED);
 }

@@ -137,7 +137,7 @@ static int change_xattr(struct ovl *o, const struct ovl_caller *caller, struct o
 	if (!inode_has(i, INODE_UPPER))
 		err = copy_up(o, caller, i, COPY_META);
 	if (err == 0)
-		err = reach(o, i, &r);
+		err = reach_settled(o, caller, i, &r);
 	if (err < 0)
 		return err;
 	if (!strcmp(name, ACL_DEFAULT))

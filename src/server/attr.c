@@ -26,7 +26,7 @@ void server_getattr(void *ctx, struct fuse_request *req)
 	struct server *s = ctx;
 	struct statx attr;
 
-	reply_attr(s, req, ovl_getattr(s->o, req->in->nodeid, &attr), &attr);
+	reply_attr(s, req, ovl_getattr(s->o, server_node(s, req->in->nodeid), &attr), &attr);
 }
 
 void server_statx(void *ctx, struct fuse_request *req)
@@ -34,7 +34,7 @@ void server_statx(void *ctx, struct fuse_request *req)
 	struct server *s = ctx;
 	struct fuse_statx_out out = { .attr_valid = s->valid, .attr_valid_nsec = s->valid_nsec };
 	struct statx attr;
-	int err = ovl_getattr(s->o, req->in->nodeid, &attr);
+	int err = ovl_getattr(s->o, server_node(s, req->in->nodeid), &attr);
 
 	if (err) {
 		server_reply_status(req, err);
@@ -103,9 +103,12 @@ void server_setattr(void *ctx, struct fuse_request *req)
 	if ((arg->valid & FATTR_SIZE) && set.size < 0)
 		server_reply_status(req, -EINVAL);
 	else if (!(set.valid & ~(unsigned int)OVL_SET_BY_FD) && caller.uid == 0)
-		reply_attr(s, req, ovl_getattr(s->o, req->in->nodeid, &attr), &attr);
+		reply_attr(s, req, ovl_getattr(s->o, server_node(s, req->in->nodeid), &attr),
+			   &attr);
 	else
-		reply_attr(s, req, ovl_setattr(s->o, &caller, req->in->nodeid, &set, &attr), &attr);
+		reply_attr(s, req,
+			   ovl_setattr(s->o, &caller, server_node(s, req->in->nodeid), &set, &attr),
+			   &attr);
 }
 
 /* A new size frees or copies up data. */

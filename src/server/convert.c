@@ -81,8 +81,7 @@ void server_fill_statx(struct fuse_statx *out, const struct statx *in)
 	};
 }
 
-void server_fill_entry(const struct server *s, struct fuse_entry_out *out,
-		       const struct ovl_entry *in)
+int server_fill_entry(struct server *s, struct fuse_entry_out *out, const struct ovl_entry *in)
 {
 	*out = (struct fuse_entry_out){
 		.nodeid = in->node,
@@ -92,4 +91,13 @@ void server_fill_entry(const struct server *s, struct fuse_entry_out *out,
 		.attr_valid_nsec = s->valid_nsec,
 	};
 	server_fill_attr(&out->attr, &in->attr);
+	if (unlikely(s->exports)) {
+		int err =
+			server_exports_count(s->exports, in->node, &out->nodeid, &out->generation);
+
+		if (err)
+			ovl_forget(s->o, in->node, 1);
+		return err;
+	}
+	return 0;
 }

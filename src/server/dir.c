@@ -14,7 +14,7 @@ void server_opendir(void *ctx, struct fuse_request *req)
 	struct fuse_open_out out = { 0 };
 	struct ovl_dir *dir;
 	bool may_cache;
-	int err = ovl_opendir(s->o, req->in->nodeid, &dir, &may_cache);
+	int err = ovl_opendir(s->o, server_node(s, req->in->nodeid), &dir, &may_cache);
 
 	if (!err) {
 		err = server_dirs_add(&s->dirs, dir, &out.fh);
@@ -48,7 +48,7 @@ void server_releasedir(void *ctx, struct fuse_request *req)
 }
 
 struct listing {
-	const struct server *server;
+	struct server *server;
 	uint8_t *buffer;
 	size_t size;
 	size_t used;
@@ -70,9 +70,8 @@ static bool fill(void *ctx, const struct ovl_dirent *entry)
 		struct fuse_direntplus *plus = (void *)at;
 
 		/* Without an entry (nodeid 0) the kernel takes the name only. */
-		if (entry->entry)
-			server_fill_entry(list->server, &plus->entry_out, entry->entry);
-		else
+		if (!entry->entry ||
+		    server_fill_entry(list->server, &plus->entry_out, entry->entry))
 			memset(&plus->entry_out, 0, sizeof(plus->entry_out));
 		dirent = &plus->dirent;
 	}
@@ -95,7 +94,7 @@ static void forget_listing(struct server *s, const struct listing *list)
 		const struct fuse_direntplus *plus = (const void *)(list->buffer + at);
 
 		if (plus->entry_out.nodeid)
-			ovl_forget(s->o, plus->entry_out.nodeid, 1);
+			server_forget_nodeid(s, plus->entry_out.nodeid, 1);
 		at += FUSE_DIRENTPLUS_SIZE(plus);
 	}
 }

@@ -52,14 +52,14 @@ void server_open(void *ctx, struct fuse_request *req)
 	int err;
 
 	caller.kill_priv = arg->open_flags & FUSE_OPEN_KILL_SUIDGID;
-	err = ovl_open(s->o, &caller, req->in->nodeid, flags);
+	err = ovl_open(s->o, &caller, server_node(s, req->in->nodeid), flags);
 	if (err) {
 		server_reply_status(req, err);
 		return;
 	}
 	fill_open(s, req, flags, &out);
 	if (fuse_reply(req, &out, sizeof(out)) < 0)
-		ovl_release(s->o, req->in->nodeid, flags);
+		ovl_release(s->o, server_node(s, req->in->nodeid), flags);
 }
 
 static void reply_created(struct server *s, struct fuse_request *req, int err, int flags,
@@ -72,11 +72,16 @@ static void reply_created(struct server *s, struct fuse_request *req, int err, i
 		server_reply_status(req, err);
 		return;
 	}
-	server_fill_entry(s, &entry_out, entry);
+	err = server_fill_entry(s, &entry_out, entry);
+	if (err) {
+		ovl_release(s->o, entry->node, flags);
+		server_reply_status(req, err);
+		return;
+	}
 	fill_open(s, req, flags, &open_out);
 	if (fuse_reply_pair(req, &entry_out, sizeof(entry_out), &open_out, sizeof(open_out)) < 0) {
 		ovl_release(s->o, entry->node, flags);
-		ovl_forget(s->o, entry->node, 1);
+		server_forget_nodeid(s, entry_out.nodeid, 1);
 	}
 }
 
@@ -87,8 +92,8 @@ void server_create(void *ctx, struct fuse_request *req)
 	struct ovl_caller caller = server_caller(req, arg->umask);
 	int flags = (int)arg->flags & OPEN_FLAGS;
 	struct ovl_entry entry;
-	int err = ovl_create_file(s->o, &caller, req->in->nodeid, req->string[0], arg->mode, flags,
-				  &entry);
+	int err = ovl_create_file(s->o, &caller, server_node(s, req->in->nodeid), req->string[0],
+				  arg->mode, flags, &entry);
 
 	/*
 	 * The kernel believed that there was no such name. It must look again and check the
@@ -107,7 +112,8 @@ void server_tmpfile(void *ctx, struct fuse_request *req)
 	/* O_EXCL: it may never get a name. The kernel keeps that itself. */
 	int flags = (int)arg->flags & OPEN_FLAGS;
 	struct ovl_entry entry;
-	int err = ovl_tmpfile(s->o, &caller, req->in->nodeid, arg->mode, flags, &entry);
+	int err = ovl_tmpfile(s->o, &caller, server_node(s, req->in->nodeid), arg->mode, flags,
+			      &entry);
 
 	reply_created(s, req, err, flags, &entry);
 }
@@ -121,7 +127,7 @@ void server_release(void *ctx, struct fuse_request *req)
 		server_reply_status(req, -EBADF);
 		return;
 	}
-	ovl_release(s->o, req->in->nodeid, (int)(uint32_t)arg->fh);
+	ovl_release(s->o, server_node(s, req->in->nodeid), (int)(uint32_t)arg->fh);
 	fuse_reply_error(req, 0);
 }
 
@@ -135,7 +141,8 @@ void server_read(void *ctx, struct fuse_request *req)
 	if (arg->size > req->reply_size || !valid_range(arg->offset, arg->size))
 		count = -EINVAL;
 	else
-		count = ovl_read(s->o, req->in->nodeid, req->reply, arg->size, (off_t)arg->offset);
+		count = ovl_read(s->o, server_node(s, req->in->nodeid), req->reply, arg->size,
+				 (off_t)arg->offset);
 	if (count < 0)
 		server_reply_status(req, (int)count);
 	else
@@ -161,8 +168,9 @@ void server_write(void *ctx, struct fuse_request *req)
 	if (arg->size > req->payload_size || !valid_range(arg->offset, arg->size))
 		count = -EINVAL;
 	else
-		count = ovl_write(s->o, &caller, req->in->nodeid, req->payload, arg->size,
-				  (off_t)arg->offset, arg->write_flags & FUSE_WRITE_KILL_SUIDGID);
+		count = ovl_write(s->o, &caller, server_node(s, req->in->nodeid), req->payload,
+				  arg->size, (off_t)arg->offset,
+				  arg->write_flags & FUSE_WRITE_KILL_SUIDGID);
 	if (count < 0) {
 		server_reply_status(req, (int)count);
 		return;
@@ -184,8 +192,8 @@ void server_fsync(void *ctx, struct fuse_request *req)
 	struct server *s = ctx;
 	const struct fuse_fsync_in *arg = req->arg;
 
-	server_reply_status(
-		req, ovl_fsync(s->o, req->in->nodeid, arg->fsync_flags & FUSE_FSYNC_FDATASYNC));
+	server_reply_status(req, ovl_fsync(s->o, server_node(s, req->in->nodeid),
+					   arg->fsync_flags & FUSE_FSYNC_FDATASYNC));
 }
 
 void server_fallocate(void *ctx, struct fuse_request *req)
@@ -196,7 +204,7 @@ void server_fallocate(void *ctx, struct fuse_request *req)
 	int err = -EINVAL;
 
 	if (valid_range(arg->offset, arg->length))
-		err = ovl_fallocate(s->o, &caller, req->in->nodeid, (int)arg->mode,
+		err = ovl_fallocate(s->o, &caller, server_node(s, req->in->nodeid), (int)arg->mode,
 				    (off_t)arg->offset, (off_t)arg->length);
 	server_reply_status(req, err);
 }
@@ -211,7 +219,8 @@ void server_lseek(void *ctx, struct fuse_request *req)
 	if (arg->offset > INT64_MAX)
 		offset = -ENXIO;
 	else if (arg->whence == SEEK_DATA || arg->whence == SEEK_HOLE)
-		offset = ovl_lseek(s->o, req->in->nodeid, (off_t)arg->offset, (int)arg->whence);
+		offset = ovl_lseek(s->o, server_node(s, req->in->nodeid), (off_t)arg->offset,
+				   (int)arg->whence);
 	if (offset < 0) {
 		server_reply_status(req, (int)offset);
 		return;
@@ -237,9 +246,9 @@ void server_copy_file_range(void *ctx, struct fuse_request *req)
 	if (arg->flags == 0 && arg->off_in <= INT64_MAX && arg->off_out <= INT64_MAX) {
 		most = min(most, INT64_MAX - arg->off_in);
 		most = min(most, INT64_MAX - arg->off_out);
-		count = ovl_copy_file_range(s->o, &caller, req->in->nodeid, (off_t)arg->off_in,
-					    arg->nodeid_out, (off_t)arg->off_out,
-					    (size_t)min(most, arg->len));
+		count = ovl_copy_file_range(s->o, &caller, server_node(s, req->in->nodeid),
+					    (off_t)arg->off_in, server_node(s, arg->nodeid_out),
+					    (off_t)arg->off_out, (size_t)min(most, arg->len));
 	}
 	if (count < 0) {
 		server_reply_status(req, (int)count);

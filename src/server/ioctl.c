@@ -17,7 +17,7 @@
 static int get_flags(struct server *s, struct fuse_request *req, void *out)
 {
 	unsigned int flags = 0;
-	int err = ovl_get_flags(s->o, req->in->nodeid, &flags);
+	int err = ovl_get_flags(s->o, server_node(s, req->in->nodeid), &flags);
 
 	memcpy(out, &flags, sizeof(flags));
 	return err;
@@ -29,12 +29,12 @@ static int set_flags(struct server *s, struct fuse_request *req, void *out)
 	unsigned int flags;
 
 	memcpy(&flags, req->payload, sizeof(flags));
-	return ovl_set_flags(s->o, &caller, req->in->nodeid, flags);
+	return ovl_set_flags(s->o, &caller, server_node(s, req->in->nodeid), flags);
 }
 
 static int get_fsxattr(struct server *s, struct fuse_request *req, void *out)
 {
-	return ovl_get_fsxattr(s->o, req->in->nodeid, out);
+	return ovl_get_fsxattr(s->o, server_node(s, req->in->nodeid), out);
 }
 
 static int set_fsxattr(struct server *s, struct fuse_request *req, void *out)
@@ -43,7 +43,7 @@ static int set_fsxattr(struct server *s, struct fuse_request *req, void *out)
 	struct fsxattr set;
 
 	memcpy(&set, req->payload, sizeof(set));
-	return ovl_set_fsxattr(s->o, &caller, req->in->nodeid, &set);
+	return ovl_set_fsxattr(s->o, &caller, server_node(s, req->in->nodeid), &set);
 }
 
 /*

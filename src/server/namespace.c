@@ -20,17 +20,65 @@ static void reply_entry(struct server *s, struct fuse_request *req, int err,
 		server_reply_status(req, err);
 		return;
 	}
-	server_fill_entry(s, &out, entry);
-	if (fuse_reply(req, &out, sizeof(out)) < 0)
-		ovl_forget(s->o, entry->node, 1);
+	err = server_fill_entry(s, &out, entry);
+	if (err)
+		server_reply_status(req, err);
+	else if (fuse_reply(req, &out, sizeof(out)) < 0)
+		server_forget_nodeid(s, out.nodeid, 1);
+}
+
+/*
+ * The object of a file handle, whose nodeid the kernel does not have any more; or, "..", the
+ * directory that a directory is in. Never sent but with nfs_export.
+ */
+static void lookup_dots(struct server *s, struct fuse_request *req)
+{
+	struct ovl_caller caller = server_caller(req, 0);
+	uint64_t nodeid = req->in->nodeid;
+	ovl_node node = server_node(s, nodeid);
+	struct fuse_entry_out out;
+	struct ovl_entry entry;
+	int err = -ESTALE;
+
+	if (node)
+		err = ovl_lookup(s->o, node, req->string[0], &entry);
+	if (req->string[0][1]) {
+		reply_entry(s, req, err, &entry);
+		return;
+	}
+	if (err == -ESTALE) /* or it was forgotten just now */
+		err = ovl_resolve(s->o, &caller, nodeid, &entry);
+	if (!err)
+		err = server_fill_entry(s, &out, &entry);
+	if (!err && out.nodeid != nodeid) { /* another object claims the number */
+		server_forget_nodeid(s, out.nodeid, 1);
+		err = -ESTALE;
+	}
+	if (err)
+		server_reply_status(req, err);
+	else if (fuse_reply(req, &out, sizeof(out)) < 0)
+		server_forget_nodeid(s, out.nodeid, 1);
+}
+
+/* "." may take long; ".." is as rare. */
+bool server_lookup_blocks(const struct fuse_request *req)
+{
+	const char *name = req->string[0];
+
+	return name[0] == '.' && (!name[1] || (name[1] == '.' && !name[2]));
 }
 
 void server_lookup(void *ctx, struct fuse_request *req)
 {
 	struct server *s = ctx;
 	struct ovl_entry entry;
-	int err = ovl_lookup(s->o, req->in->nodeid, req->string[0], &entry);
+	int err;
 
+	if (unlikely(server_lookup_blocks(req))) {
+		lookup_dots(s, req);
+		return;
+	}
+	err = ovl_lookup(s->o, server_node(s, req->in->nodeid), req->string[0], &entry);
 	if (err == -ENOENT && (s->valid || s->valid_nsec)) {
 		/* The name's absence may be cached as well. */
 		struct fuse_entry_out out = { .entry_valid = s->valid,
@@ -47,7 +95,7 @@ void server_forget(void *ctx, struct fuse_request *req)
 	struct server *s = ctx;
 	const struct fuse_forget_in *arg = req->arg;
 
-	ovl_forget(s->o, req->in->nodeid, arg->nlookup);
+	server_forget_nodeid(s, req->in->nodeid, arg->nlookup);
 }
 
 void server_batch_forget(void *ctx, struct fuse_request *req)
@@ -58,7 +106,7 @@ void server_batch_forget(void *ctx, struct fuse_request *req)
 	size_t count = min((size_t)arg->count, req->payload_size / sizeof(*one));
 
 	for (size_t i = 0; i < count; i++)
-		ovl_forget(s->o, one[i].nodeid, one[i].nlookup);
+		server_forget_nodeid(s, one[i].nodeid, one[i].nlookup);
 }
 
 void server_readlink(void *ctx, struct fuse_request *req)
@@ -68,7 +116,7 @@ void server_readlink(void *ctx, struct fuse_request *req)
 	size_t most = PATH_MAX - 1;
 	ssize_t length;
 
-	length = ovl_readlink(s->o, req->in->nodeid, (char *)req->reply,
+	length = ovl_readlink(s->o, server_node(s, req->in->nodeid), (char *)req->reply,
 			      min(req->reply_size, (size_t)PATH_MAX));
 	if (length > (ssize_t)most)
 		length = -ENAMETOOLONG;
@@ -84,10 +132,10 @@ void server_symlink(void *ctx, struct fuse_request *req)
 	struct ovl_caller caller = server_caller(req, 0);
 	struct ovl_entry entry;
 
-	reply_entry(
-		s, req,
-		ovl_symlink(s->o, &caller, req->in->nodeid, req->string[0], req->string[1], &entry),
-		&entry);
+	reply_entry(s, req,
+		    ovl_symlink(s->o, &caller, server_node(s, req->in->nodeid), req->string[0],
+				req->string[1], &entry),
+		    &entry);
 }
 
 void server_mknod(void *ctx, struct fuse_request *req)
@@ -98,8 +146,8 @@ void server_mknod(void *ctx, struct fuse_request *req)
 	struct ovl_entry entry;
 
 	reply_entry(s, req,
-		    ovl_mknod(s->o, &caller, req->in->nodeid, req->string[0], arg->mode,
-			      server_decode_dev(arg->rdev), &entry),
+		    ovl_mknod(s->o, &caller, server_node(s, req->in->nodeid), req->string[0],
+			      arg->mode, server_decode_dev(arg->rdev), &entry),
 		    &entry);
 }
 
@@ -111,8 +159,8 @@ void server_mkdir(void *ctx, struct fuse_request *req)
 	struct ovl_entry entry;
 
 	reply_entry(s, req,
-		    ovl_mkdir(s->o, &caller, req->in->nodeid, req->string[0], arg->mode & ~S_IFMT,
-			      &entry),
+		    ovl_mkdir(s->o, &caller, server_node(s, req->in->nodeid), req->string[0],
+			      arg->mode & ~S_IFMT, &entry),
 		    &entry);
 }
 
@@ -121,7 +169,8 @@ void server_unlink(void *ctx, struct fuse_request *req)
 	struct server *s = ctx;
 	struct ovl_caller caller = server_caller(req, 0);
 
-	server_reply_status(req, ovl_unlink(s->o, &caller, req->in->nodeid, req->string[0]));
+	server_reply_status(
+		req, ovl_unlink(s->o, &caller, server_node(s, req->in->nodeid), req->string[0]));
 }
 
 void server_rmdir(void *ctx, struct fuse_request *req)
@@ -129,7 +178,8 @@ void server_rmdir(void *ctx, struct fuse_request *req)
 	struct server *s = ctx;
 	struct ovl_caller caller = server_caller(req, 0);
 
-	server_reply_status(req, ovl_rmdir(s->o, &caller, req->in->nodeid, req->string[0]));
+	server_reply_status(
+		req, ovl_rmdir(s->o, &caller, server_node(s, req->in->nodeid), req->string[0]));
 }
 
 static void reply_rename(struct server *s, struct fuse_request *req, uint64_t newdir,
@@ -137,8 +187,9 @@ static void reply_rename(struct server *s, struct fuse_request *req, uint64_t ne
 {
 	struct ovl_caller caller = server_caller(req, 0);
 
-	server_reply_status(req, ovl_rename(s->o, &caller, req->in->nodeid, req->string[0], newdir,
-					    req->string[1], flags));
+	server_reply_status(req, ovl_rename(s->o, &caller, server_node(s, req->in->nodeid),
+					    req->string[0], server_node(s, newdir), req->string[1],
+					    flags));
 }
 
 void server_rename(void *ctx, struct fuse_request *req)
@@ -162,8 +213,8 @@ void server_link(void *ctx, struct fuse_request *req)
 	struct ovl_caller caller = server_caller(req, 0);
 	struct ovl_entry entry;
 
-	reply_entry(
-		s, req,
-		ovl_link(s->o, &caller, arg->oldnodeid, req->in->nodeid, req->string[0], &entry),
-		&entry);
+	reply_entry(s, req,
+		    ovl_link(s->o, &caller, server_node(s, arg->oldnodeid),
+			     server_node(s, req->in->nodeid), req->string[0], &entry),
+		    &entry);
 }

@@ -19,7 +19,11 @@ const struct fuse_op server_ops[] = {
 	[FUSE_INIT] = { .name = "INIT" },
 	[FUSE_INTERRUPT] = { .name = "INTERRUPT", .no_reply = true },
 
-	[FUSE_LOOKUP] = { .name = "LOOKUP", .entries = 1, .handle = server_lookup },
+	[FUSE_LOOKUP] = { .name = "LOOKUP",
+			  .entries = 1,
+			  .dots = true,
+			  .blocks = server_lookup_blocks,
+			  .handle = server_lookup },
 	[FUSE_FORGET] = { .name = "FORGET",
 			  ARG(fuse_forget_in),
 			  .no_reply = true,

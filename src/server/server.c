@@ -18,14 +18,13 @@
 /*
  * What is asked of the kernel. Left out on purpose: WRITEBACK_CACHE (the kernel would own size and
  * mtime of files that are copied up meanwhile), POSIX_LOCKS and FLOCK_LOCKS (locks are local to the
- * mount), EXPORT_SUPPORT (nodeids mean nothing after a remount), ASYNC_DIO (after an asynchronous
- * direct write the kernel leaves stale pages in its cache).
+ * mount), ASYNC_DIO (after an asynchronous direct write the kernel leaves stale pages in its
+ * cache). EXPORT_SUPPORT takes nodeids that mean the same after a remount: those of nfs_export.
  */
 #define WANTED                                                                                     \
 	(FUSE_ASYNC_READ | FUSE_ATOMIC_O_TRUNC | FUSE_BIG_WRITES | FUSE_DONT_MASK |                \
 	 FUSE_DO_READDIRPLUS | FUSE_READDIRPLUS_AUTO | FUSE_PARALLEL_DIROPS | FUSE_ABORT_ERROR |   \
-	 FUSE_MAX_PAGES | FUSE_CACHE_SYMLINKS | FUSE_HANDLE_KILLPRIV_V2 | FUSE_SETXATTR_EXT |      \
-	 FUSE_NO_EXPORT_SUPPORT)
+	 FUSE_MAX_PAGES | FUSE_CACHE_SYMLINKS | FUSE_HANDLE_KILLPRIV_V2 | FUSE_SETXATTR_EXT)
 
 static void unmount(void *ctx)
 {
@@ -63,6 +62,7 @@ static int start_session(struct server *s, const struct server_config *config)
 
 	if (ovl_has_acl(s->o))
 		session.want.flags |= FUSE_POSIX_ACL;
+	session.want.flags |= s->exports ? FUSE_EXPORT_SUPPORT : FUSE_NO_EXPORT_SUPPORT;
 	/* Somebody else may change the layers: what the kernel has cached goes when mtime or size
 	 * change. */
 	if (!s->coherent)
@@ -97,7 +97,11 @@ int server_mount(const struct server_config *config, struct ovl *o, struct serve
 	server_set_timeout(s, config->timeout);
 	server_dirs_init(&s->dirs);
 	fuse_session_block_signals(&signals);
-	err = fuse_mount(&mount, &s->mount, message, size);
+	err = ovl_get_features(o)->nfs_export ? server_exports_new(o, &s->exports) : 0;
+	if (err)
+		snprintf(message, size, "out of memory");
+	else
+		err = fuse_mount(&mount, &s->mount, message, size);
 	if (!err) {
 		err = start_session(s, config);
 		if (err) {
@@ -141,6 +145,7 @@ void server_free(struct server *s)
 	while ((dir = server_dirs_drain(&s->dirs)))
 		ovl_closedir(s->o, dir);
 	server_dirs_destroy(&s->dirs);
+	server_exports_free(s->exports);
 	fuse_session_free(s->session);
 	fuse_mount_free(&s->mount);
 	free(s);
@@ -151,6 +156,10 @@ void server_attr_changed(void *ctx, uint64_t node, bool listing)
 	struct server_hook *hook = ctx;
 	struct server *s = atomic_load(&hook->server);
 
-	if (s && s->session)
+	if (!s || !s->session)
+		return;
+	if (s->exports)
+		node = server_exports_nodeid(s->exports, node);
+	if (node)
 		fuse_notify_inval_attr(s->session, node, listing);
 }

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * Shared by the files of the server: ops.c (the table), namespace.c, attr.c, file.c, dir.c,
- * xattr.c, ioctl.c (handlers by topic), convert.c, dirtable.c and server.c.
+ * xattr.c, ioctl.c (handlers by topic), convert.c, dirtable.c, exports.c and server.c.
  *
  * Threads: handlers run in any thread. Everything in struct server is constant while it serves but
- * dirs, which has its own lock.
+ * dirs and exports, which have their own locks.
  */
 #pragma once
 
@@ -18,6 +18,7 @@
 #include "fuse/session.h"
 #include "overlay/ovl.h"
 #include "server/dirtable.h"
+#include "server/exports.h"
 #include "server/server.h"
 
 struct server {
@@ -26,6 +27,7 @@ struct server {
 	struct fuse_session *session;
 	struct server_hook *hook;
 	struct server_dirs dirs;
+	struct server_exports *exports; /* NULL: nodeids are the engine's */
 	/* How long the kernel may cache entries and attributes. */
 	uint64_t valid;
 	uint32_t valid_nsec;
@@ -41,16 +43,35 @@ struct server {
 extern const struct fuse_op server_ops[];
 extern const size_t server_op_count;
 
-/* convert.c: pure functions between the engine's structs and the wire's. */
+/* convert.c: between the engine's structs and the wire's; pure but for server_fill_entry(). */
 
 void server_set_timeout(struct server *s, double timeout);
 void server_fill_attr(struct fuse_attr *out, const struct statx *in);
 void server_fill_statx(struct fuse_statx *out, const struct statx *in);
-void server_fill_entry(const struct server *s, struct fuse_entry_out *out,
-		       const struct ovl_entry *in);
+/*
+ * The lookup reference that came with @in belongs to the kernel from here on, and to
+ * server_forget_nodeid(). On failure it has been given back.
+ */
+int server_fill_entry(struct server *s, struct fuse_entry_out *out, const struct ovl_entry *in);
 /* The kernel's new_encode_dev() and back. */
 uint32_t server_encode_dev(dev_t dev);
 dev_t server_decode_dev(uint32_t wire);
+
+/* The engine's number of what the kernel calls @nodeid. */
+static inline ovl_node server_node(const struct server *s, uint64_t nodeid)
+{
+	if (__builtin_expect(!s->exports, 1))
+		return nodeid;
+	return server_exports_node(s->exports, nodeid);
+}
+
+static inline void server_forget_nodeid(struct server *s, uint64_t nodeid, uint64_t nlookup)
+{
+	ovl_node node = s->exports ? server_exports_forget(s->exports, nodeid, nlookup) : nodeid;
+
+	if (node)
+		ovl_forget(s->o, node, nlookup);
+}
 
 /* The caller of @req; valid as long as @req. */
 static inline struct ovl_caller server_caller(const struct fuse_request *req, uint32_t umask)
@@ -75,6 +96,7 @@ static inline void server_reply_status(struct fuse_request *req, int error)
 
 /* namespace.c */
 void server_lookup(void *ctx, struct fuse_request *req);
+bool server_lookup_blocks(const struct fuse_request *req);
 void server_forget(void *ctx, struct fuse_request *req);
 void server_batch_forget(void *ctx, struct fuse_request *req);
 void server_readlink(void *ctx, struct fuse_request *req);

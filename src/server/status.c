@@ -55,10 +55,9 @@ static bool in_our_pid_namespace(uint32_t pid)
 	return pid && pid_numbers(name, &first) == 1 && first == (long)pid;
 }
 
-static bool may_ask(const struct server *s, const struct fuse_request *req)
+static bool is_known(const struct server *s, const struct fuse_request *req)
 {
-	return (req->in->uid == 0 || req->in->uid == s->owner) &&
-	       in_our_pid_namespace(req->in->pid);
+	return req->in->uid == 0 || req->in->uid == s->owner;
 }
 
 /* The text, with malloc(). */
@@ -113,10 +112,12 @@ ssize_t server_status(const struct server *s, const struct fuse_request *req, si
 {
 	const char *name = req->string[0];
 
-	if (!may_ask(s, req))
+	if (!is_known(s, req))
 		return -EPERM;
 	if (!strcmp(name, STATUS_SYNC))
 		return ovl_syncfs(s->o);
+	if (!in_our_pid_namespace(req->in->pid))
+		return -EPERM;
 	if (!strncmp(name, STATUS_TEXT, strlen(STATUS_TEXT)))
 		return status_value(s, name + strlen(STATUS_TEXT), req->reply, size);
 	return -ENODATA;

@@ -32,7 +32,8 @@ void server_getxattr(void *ctx, struct fuse_request *req)
 		return;
 	}
 	reply_value(req, arg->size,
-		    ovl_getxattr(s->o, req->in->nodeid, req->string[0], req->reply, size));
+		    ovl_getxattr(s->o, server_node(s, req->in->nodeid), req->string[0], req->reply,
+				 size));
 }
 
 void server_listxattr(void *ctx, struct fuse_request *req)
@@ -43,7 +44,8 @@ void server_listxattr(void *ctx, struct fuse_request *req)
 	size_t size = min((size_t)arg->size, req->reply_size);
 
 	reply_value(req, arg->size,
-		    ovl_listxattr(s->o, &caller, req->in->nodeid, (char *)req->reply, size));
+		    ovl_listxattr(s->o, &caller, server_node(s, req->in->nodeid),
+				  (char *)req->reply, size));
 }
 
 void server_setxattr(void *ctx, struct fuse_request *req)
@@ -58,8 +60,9 @@ void server_setxattr(void *ctx, struct fuse_request *req)
 		server_reply_status(req, -EINVAL);
 		return;
 	}
-	server_reply_status(req, ovl_setxattr(s->o, &caller, req->in->nodeid, req->string[0],
-					      req->payload, arg->size, (int)arg->flags, kill_sgid));
+	server_reply_status(req, ovl_setxattr(s->o, &caller, server_node(s, req->in->nodeid),
+					      req->string[0], req->payload, arg->size,
+					      (int)arg->flags, kill_sgid));
 }
 
 void server_removexattr(void *ctx, struct fuse_request *req)
@@ -67,5 +70,6 @@ void server_removexattr(void *ctx, struct fuse_request *req)
 	struct server *s = ctx;
 	struct ovl_caller caller = server_caller(req, 0);
 
-	server_reply_status(req, ovl_removexattr(s->o, &caller, req->in->nodeid, req->string[0]));
+	server_reply_status(req, ovl_removexattr(s->o, &caller, server_node(s, req->in->nodeid),
+						 req->string[0]));
 }

@@ -96,7 +96,16 @@ class Model:
         self.names[new] = o
 
     def do_exchange(self, a, b):
+        inside = [(n, a, b) for n in self.inside(a)] + [(n, b, a) for n in self.inside(b)]
+        moved = {to + n[len(top) :]: self.names.pop(n) for n, top, to in inside}
+        self.names.update(moved)
         self.names[a], self.names[b] = self.names[b], self.names[a]
+
+    def do_rewrite(self, name, n):
+        """A block written with what it holds: the same to look at, but the data is needed."""
+
+    def do_open(self, name):
+        """For writing, and nothing is written."""
 
     def do_create(self, name, tag, blocks):
         self.names[name] = self.file(tag, blocks)
@@ -125,6 +134,11 @@ def perform(root, step):
             os.write(fd, block(o_tag, n))
         finally:
             os.close(fd)
+    elif kind == "rewrite":
+        with lib.opened(paths[0], os.O_RDWR) as fd:
+            os.pwrite(fd, os.pread(fd, BLOCK, args[1] * BLOCK), args[1] * BLOCK)
+    elif kind == "open":
+        os.close(os.open(paths[0], os.O_WRONLY))
     elif kind == "chmod":
         os.chmod(paths[0], args[1])
     elif kind == "setxattr":
@@ -173,9 +187,24 @@ WEIGHTS = {
     "empty_dir": 2,
 }
 
+# with redirect_dir=on and metacopy=on, on top of those
+FEATURE_WEIGHTS = {
+    "chmod": 8,
+    "link": 5,
+    "rewrite": 4,
+    "open": 2,
+    "rename_dir": 8,
+    "rename_dir_over": 3,
+    "exchange_dir": 4,
+}
+LONGEST = 180  # bytes of a name: what is moved from there gets a redirect of 256 at most
 
-def make_plan(model, seed, length):
-    """Steps that are all valid one after the other; the model ends up at the end of the plan."""
+
+def make_plan(model, seed, length, features=False):
+    """Steps that are all valid one after the other; the model ends up at the end of the plan.
+
+    features: directories of lower layers may be renamed, and some steps are about metacopies.
+    """
     rng = random.Random(seed)
     fresh = iter(range(1, 1 << 30))
     steps = []
@@ -187,7 +216,7 @@ def make_plan(model, seed, length):
         return o["kind"] == "dir"
 
     def place():
-        parent = model.pick(rng, is_dir)
+        parent = model.pick(rng, lambda n, o: is_dir(n, o) and len(n) < LONGEST)
         return f"{parent}/n{model.prefix}-{next(fresh)}"
 
     def gone_or_fresh():
@@ -200,7 +229,15 @@ def make_plan(model, seed, length):
         return place()
 
     deleted = []
-    kinds, weights = list(WEIGHTS), list(WEIGHTS.values())
+    weight = {**WEIGHTS, **FEATURE_WEIGHTS} if features else WEIGHTS
+    kinds, weights = list(weight), list(weight.values())
+
+    def inner_dir(n, o):
+        return o["kind"] == "dir" and "/" in n and (features or not o["lower"])
+
+    def apart(a, b):
+        return not (a + "/").startswith(b + "/") and not (b + "/").startswith(a + "/")
+
     while len(steps) < length:
         kind = rng.choices(kinds, weights)[0]
         f = model.pick(rng, is_file)
@@ -245,11 +282,26 @@ def make_plan(model, seed, length):
                 new = [("rename", f, g)]
                 deleted.append(f)
         elif kind == "rename_dir":
-            n = model.pick(rng, lambda n, o: o["kind"] == "dir" and not o["lower"])
+            n = model.pick(rng, inner_dir)
             if n:
                 to = gone_or_fresh()
                 if not (to + "/").startswith(n + "/"):
                     new = [("rename", n, to)]
+                    deleted.append(n)
+        elif kind == "rename_dir_over":
+            n = model.pick(rng, inner_dir)
+            to = model.pick(rng, lambda n, o: inner_dir(n, o) and not model.inside(n))
+            if n and to and apart(n, to):
+                new = [("rename", n, to)]
+        elif kind == "exchange_dir":
+            n = model.pick(rng, inner_dir)
+            to = model.pick(rng, lambda n, o: "/" in n and o["kind"] != "link")
+            if n and to and apart(n, to):
+                new = [("exchange", n, to)]
+        elif kind == "rewrite" and f and model.names[f]["blocks"]:
+            new = [("rewrite", f, rng.randrange(model.names[f]["blocks"]))]
+        elif kind == "open" and f:
+            new = [("open", f)]
         elif kind == "exchange" and f:
             g = model.pick(rng, lambda n, o: is_file(n, o) and o is not model.names[f])
             if g:

@@ -64,7 +64,7 @@ static int made(int err, struct ovl_entry *out)
 {
 	if (err)
 		return err;
-	out->node = 77;
+	out->node = null_engine.made ? null_engine.made : 77;
 	fill_attr(&out->attr, out->node);
 	null_engine.lookups++;
 	return 0;
@@ -80,10 +80,31 @@ bool ovl_has_acl(const struct ovl *o)
 	return true;
 }
 
+const struct ovl_features *ovl_get_features(const struct ovl *o)
+{
+	static const struct ovl_features none;
+
+	return &none;
+}
+
 int ovl_lookup(struct ovl *o, ovl_node parent, const char *name, struct ovl_entry *out)
 {
-	check_name(name);
+	if (!null_engine.dots)
+		check_name(name);
 	return made(called(NULL, parent), out);
+}
+
+int ovl_identify(struct ovl *o, ovl_node node, struct ovl_identity *out)
+{
+	*out = null_engine.identity;
+	return called(NULL, node);
+}
+
+int ovl_resolve(struct ovl *o, const struct ovl_caller *caller, uint64_t number,
+		struct ovl_entry *out)
+{
+	null_engine.resolved = number;
+	return made(called(caller, 0), out);
 }
 
 void ovl_forget(struct ovl *o, ovl_node node, uint64_t nlookup)

@@ -13,9 +13,12 @@
 #include "overlay/ovl.h"
 
 struct null_engine {
-	int result;           /* what calls return that have no other way to succeed */
-	ssize_t count;        /* what reads, writes and xattr reads return at most */
-	unsigned int entries; /* in every directory */
+	int result;                   /* what calls return that have no other way to succeed */
+	ssize_t count;                /* what reads, writes and xattr reads return at most */
+	unsigned int entries;         /* in every directory */
+	bool dots;                    /* "." and ".." may be looked up */
+	ovl_node made;                /* what is found and made; 0: 77 */
+	struct ovl_identity identity; /* of everything */
 	/* References that are out: each must come back when a reply was not taken. */
 	int64_t lookups;
 	int64_t opens;
@@ -28,6 +31,7 @@ struct null_engine {
 	dev_t rdev;
 	off_t offset;
 	size_t size;
+	uint64_t resolved;
 	struct ovl_caller caller;
 	struct ovl_setattr set;
 };

@@ -6,6 +6,7 @@
  */
 #include "helpers.h"
 
+#include <ctype.h>
 #include <limits.h>
 
 #include "overlay/format.h"
