@@ -44,6 +44,7 @@ struct converting {
 	const struct convert_config *config;
 	struct convert_result *result;
 	bool write; /* this time */
+	bool trial; /* only what cannot be converted matters */
 };
 
 static struct converting *converting_of(struct fsck *f)
@@ -62,7 +63,8 @@ static void tell(struct converting *c, enum convert_kind kind, const char *path,
 		c->result->left++;
 	else
 		c->result->converted++;
-	c->config->tell(c->config->ctx, &event);
+	if (event.left || !c->trial)
+		c->config->tell(c->config->ctx, &event);
 }
 
 static enum fsck_answer on_finding(void *ctx, const struct fsck_finding *found)
@@ -393,6 +395,7 @@ static int convert(struct converting *c)
 	int err;
 
 	c->write = config->write && config->to_kernel;
+	c->trial = config->write && !config->to_kernel;
 	err = scan(&c->f, config->to_kernel ? &kernel : &fuse);
 	if (err < 0 || config->to_kernel || !config->write)
 		return err;
@@ -404,6 +407,7 @@ static int convert(struct converting *c)
 	}
 	*c->result = (struct convert_result){ 0 };
 	c->write = true;
+	c->trial = false;
 	return scan(&c->f, &fuse);
 }
 

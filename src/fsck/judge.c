@@ -66,6 +66,11 @@ static const struct judge_words words[FSCK_KIND_COUNT] = {
 				   "directory is not united with the lower one of its name, since "
 				   "its origin is another",
 				   "make the lower one its origin" },
+	[FSCK_ORIGIN_TWICE] = { "origin-twice", FSCK_SAFE,
+				"file with the origin of another one, which cannot both be opened",
+				"forget where it came from" },
+	[FSCK_ORIGIN_STALE] = { "origin-stale", FSCK_NOTE,
+				"origin that is not there, which is ignored", NULL },
 	[FSCK_METACOPY_INVALID] = { "metacopy-invalid", FSCK_ASK,
 				    "malformed metacopy mark: the file cannot be opened",
 				    "mend the mark" },
@@ -78,6 +83,10 @@ static const struct judge_words words[FSCK_KIND_COUNT] = {
 				  "remove the mark" },
 	[FSCK_METACOPY_MOVED] = { "metacopy-moved", FSCK_ASK,
 				  "metacopy that is not redirected to its data", "redirect it" },
+	[FSCK_METACOPY_TWICE] = { "metacopy-twice", FSCK_ASK,
+				  "metacopy with the data of another one, which cannot both be "
+				  "opened",
+				  "copy the data" },
 	[FSCK_MISPLACED] = { "misplaced", FSCK_SAFE, "mark that means nothing here",
 			     "remove the mark" },
 	[FSCK_NLINK_INVALID] = { "nlink-invalid", FSCK_SAFE, "malformed count of links",
@@ -221,6 +230,15 @@ int judge_uncovered(enum origin_match origin)
 {
 	return origin == ORIGIN_SAME || origin == ORIGIN_UNKNOWN ? FSCK_REDIRECT_UNCOVERED
 								 : FSCK_REDIRECT_STRAY;
+}
+
+int judge_twins(const struct judge_twin *a, const struct judge_twin *b)
+{
+	if (a->linked != b->linked)
+		return a->linked ? -1 : 1;
+	if (a->home != b->home)
+		return a->home ? -1 : 1;
+	return 0;
 }
 
 int judge_impure(const char *value, ssize_t size, bool needed)

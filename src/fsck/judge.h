@@ -69,6 +69,13 @@ int judge_claims(const struct judge_claim *a, const struct judge_claim *b);
 /* A redirect to a directory that is seen at its own place as well. */
 int judge_uncovered(enum origin_match origin);
 
+/* Which of two files from one lower file keeps the origin: less than 0, the first. */
+struct judge_twin {
+	bool linked; /* by the index */
+	bool home;   /* where the lower file lies */
+};
+int judge_twins(const struct judge_twin *a, const struct judge_twin *b);
+
 /* The impure mark. @size: of its value, < 0 without one. @needed: something in there came from
  * below. */
 int judge_impure(const char *value, ssize_t size, bool needed);

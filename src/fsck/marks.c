@@ -42,6 +42,14 @@ static int repair_whiteout(struct fsck *f, struct level *dir, const struct objec
 	return err;
 }
 
+static bool holds_marked_whiteouts(struct fsck *f, int dirfd)
+{
+	char value[2];
+	ssize_t size = at_getxattr(dirfd, "", mark_name(f, FMT_OPAQUE), value, sizeof(value));
+
+	return fmt_opaque_value(value, size) == FMT_XWHITEOUTS;
+}
+
 /* Returns 1 when the object is a whiteout, and so nothing else. */
 static int check_whiteout(struct fsck *f, struct level *dir, const struct object *o)
 {
@@ -60,6 +68,9 @@ static int check_whiteout(struct fsck *f, struct level *dir, const struct object
 	below_lookup(f, &dir->below, o->name, &b);
 	kind = judge_whiteout(marked, b.kind, origin);
 	below_put(f, &b);
+	/* In a lower layer a directory may say that it has them. */
+	if (kind == FSCK_XWHITEOUT && !f->has_upper && holds_marked_whiteouts(f, o->dirfd))
+		kind = FSCK_FINE;
 	if (kind == FSCK_FINE)
 		return 1;
 	err = finding(f, (enum fsck_kind)kind, o->path, "");
@@ -204,9 +215,11 @@ static int check_metacopy(struct fsck *f, struct level *dir, const struct object
 /* --- origins ------------------------------------------------------------------------------------
  */
 
-/* Whether it came from something below that is still there: a listing of its directory has to know.
+/*
+ * Counts what came from something below that is still there: a listing of its directory has to
+ * know. Files are remembered, since no two may have come from one.
  */
-static bool came_from_below(struct fsck *f, const struct object *o)
+static int note_origin(struct fsck *f, struct level *dir, const struct object *o)
 {
 	uint8_t value[FMT_FH_MAX];
 	ssize_t size = object_mark(f, o, FMT_ORIGIN, value, sizeof(value));
@@ -216,13 +229,20 @@ static bool came_from_below(struct fsck *f, const struct object *o)
 	size_t layer;
 
 	if (size < 0 || fmt_fh_decode(value, (size_t)size, &fh) < 0)
-		return false;
+		return 0;
 	fd = handle_open_lower(f, &fh, &layer);
-	if (fd < 0 || at_statx(fd, "", &st) < 0)
-		return false;
+	if (fd == -ESTALE && f->decodes)
+		return min(finding(f, FSCK_ORIGIN_STALE, o->path, ""), 0);
+	if (fd < 0 || at_statx(fd, "", &st) < 0 ||
+	    (st.stx_mode & S_IFMT) != (o->st.stx_mode & S_IFMT))
+		return 0;
 	/* One of several links is no origin that anybody follows, unless it is in the index. */
-	return (st.stx_mode & S_IFMT) == (o->st.stx_mode & S_IFMT) &&
-	       (S_ISDIR(st.stx_mode) || st.stx_nlink == 1);
+	if (S_ISDIR(st.stx_mode) || st.stx_nlink == 1)
+		dir->origins++;
+	if (S_ISDIR(st.stx_mode) || dir->unsettled ||
+	    (st.stx_nlink > 1 && !object_has(o, FMT_NLINK)))
+		return 0;
+	return copies_note(f, dir, o, &fh, &st);
 }
 
 /*
@@ -333,11 +353,11 @@ static int marks_object(struct fsck *f, struct level *dir, struct object *o, str
 		if (err < 0)
 			return err;
 	}
-	if (came_from_below(f, o))
-		dir->origins++;
 	err = check_foreign(f, o);
 	if (err == 0 && !(child && child->unsettled))
 		err = check_origin(f, o, child ? &child->below : NULL);
+	if (err == 0)
+		err = note_origin(f, dir, o);
 	if (err == 0)
 		err = check_metacopy(f, dir, o);
 	if (err == 0)
@@ -387,5 +407,7 @@ int marks_check(struct fsck *f)
 {
 	static const struct visitor visitor = { .object = marks_object, .leave = marks_leave };
 
-	return scan(f, &visitor);
+	int err = scan(f, &visitor);
+
+	return err < 0 ? err : copies_check(f);
 }

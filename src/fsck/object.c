@@ -104,6 +104,18 @@ int object_unset(struct fsck *f, const struct object *o, enum fmt_xattr which)
 	return err == -ENODATA ? 0 : err;
 }
 
+int object_open(struct fsck *f, const char *path, struct object *o)
+{
+	const char *slash = strrchr(path, '/');
+	autofree char *parent = slash ? strndup(path, (size_t)(slash - path)) : NULL;
+
+	if (slash && !parent)
+		return -ENOMEM;
+	*o = (struct object){ .path = path, .name = slash ? slash + 1 : path };
+	o->dirfd = at_open_beneath(f->upper.root->fd, parent ? parent : ".", O_PATH | O_DIRECTORY);
+	return o->dirfd < 0 ? o->dirfd : object_read(f, o);
+}
+
 void times_restore(int fd, const struct statx *st)
 {
 	const struct timespec times[2] = {
@@ -114,16 +126,18 @@ void times_restore(int fd, const struct statx *st)
 	at_utimens(fd, "", times);
 }
 
-/* Where something can be built before a rename shows it: work/work, or the root of upper. */
-static int build_dir(struct fsck *f)
+/*
+ * Where something can be built before a rename shows it: in workdir, or without one in its own
+ * directory, where a crash would leave a whiteout that hides nothing.
+ */
+static int build_dir(struct fsck *f, int dirfd)
 {
-	if (f->workdir) {
-		int fd = at_open(layer_fd(f->workdir), "work", O_PATH | O_DIRECTORY);
+	int fd;
 
-		if (fd >= 0)
-			return fd;
-	}
-	return -ENOENT;
+	if (!f->workdir)
+		return fcntl(dirfd, F_DUPFD_CLOEXEC, 0);
+	fd = at_open(layer_fd(f->workdir), "work", O_PATH | O_DIRECTORY);
+	return fd >= 0 ? fd : fcntl(layer_fd(f->workdir), F_DUPFD_CLOEXEC, 0);
 }
 
 int whiteout_put(struct fsck *f, int dirfd, const char *name, bool replace)
@@ -134,9 +148,9 @@ int whiteout_put(struct fsck *f, int dirfd, const char *name, bool replace)
 
 	if (!replace)
 		return mknodat(dirfd, name, S_IFCHR, 0) < 0 ? -errno : 0;
-	build = build_dir(f);
+	build = build_dir(f, dirfd);
 	if (build < 0)
-		return build;
+		return -errno;
 	for (uint64_t n = 0x66736b00; n < 0x66736b40; n++) {
 		fmt_temp_name(n, temp);
 		err = mknodat(build, temp, S_IFCHR, 0) < 0 ? -errno : 0;

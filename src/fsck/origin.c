@@ -133,34 +133,53 @@ static char *known_path(struct layer *layer, int fd)
 	return strndup(path + root_len + 1, (size_t)(len - root_len - 1));
 }
 
-/* A name of the object @st below @dir, by looking at every directory. Allocated; NULL. */
-static char *search_path(int dirfd, const struct statx *st, unsigned int depth)
+struct search {
+	struct fsck *f;
+	const struct statx *st;
+	char *found;
+	int err;
+};
+
+/* Looks at every directory for a name of the object at which the union shows it; there may be more
+ * names than one. */
+static void search_below(struct search *s, int at, const char *path, unsigned int depth)
 {
-	int fd = at_open(dirfd, "", O_RDONLY | O_DIRECTORY);
+	int fd = at_open(at, "", O_RDONLY | O_DIRECTORY);
 	autodir DIR *dir = fd >= 0 ? fdopendir(fd) : NULL;
 	struct dirent *d;
 
-	if (!dir) {
+	if (!dir)
 		close_fd(fd);
-		return NULL;
-	}
-	while ((d = readdir(dir))) {
-		autofree char *rest = NULL;
+	while (dir && !s->found && s->err == 0 && (d = readdir(dir))) {
+		autofree char *here = NULL;
 		autofd int child = -1;
 
 		if (!strcmp(d->d_name, ".") || !strcmp(d->d_name, ".."))
 			continue;
-		if (d->d_ino == st->stx_ino)
-			return strdup(d->d_name);
-		if (depth == 0 || (d->d_type != DT_DIR && d->d_type != DT_UNKNOWN))
-			continue;
-		child = at_open(fd, d->d_name, O_PATH | O_DIRECTORY);
+		here = path_join(path, d->d_name);
+		if (!here || fsck_cancelled(s->f))
+			s->err = here ? -ECANCELED : -ENOMEM;
+		else if (d->d_ino == s->st->stx_ino && shows(s->f, here, s->st))
+			s->found = take_ptr(here);
+		else if (depth && (d->d_type == DT_DIR || d->d_type == DT_UNKNOWN))
+			child = at_open(fd, d->d_name, O_PATH | O_DIRECTORY);
 		if (child >= 0)
-			rest = search_path(child, st, depth - 1);
-		if (rest)
-			return path_join(d->d_name, rest);
+			search_below(s, child, here, depth - 1);
 	}
-	return NULL;
+}
+
+/* Asks the kernel, layer by layer: a filesystem that holds several decodes a handle in each. */
+static bool find_known(struct fsck *f, const struct fmt_fh *fh, const struct statx *st, char **path)
+{
+	for (size_t n = 0; n < f->lower_count - f->data_count; n++) {
+		autofd int fd = handle_open(f, &f->lowers[n], fh);
+
+		*path = fd >= 0 ? known_path(&f->lowers[n], fd) : NULL;
+		if (*path && shows(f, *path, st))
+			return true;
+		free(take_ptr(*path));
+	}
+	return false;
 }
 
 int origin_path(struct fsck *f, const struct fmt_fh *fh, mode_t type, char **path)
@@ -168,8 +187,10 @@ int origin_path(struct fsck *f, const struct fmt_fh *fh, mode_t type, char **pat
 	size_t layer;
 	autofd int fd = handle_open_lower(f, fh, &layer);
 	struct statx st;
+	struct search search = { .f = f, .st = &st };
 	int err;
 
+	*path = NULL;
 	if (fd < 0)
 		return fd;
 	err = at_statx(fd, "", &st);
@@ -177,13 +198,16 @@ int origin_path(struct fsck *f, const struct fmt_fh *fh, mode_t type, char **pat
 		return err;
 	if ((st.stx_mode & S_IFMT) != type)
 		return -ESTALE;
-	*path = known_path(&f->lowers[layer], fd);
-	if (*path && shows(f, *path, &st))
+	if (find_known(f, fh, &st, path))
 		return 0;
-	free(*path);
-	*path = search_path(f->lowers[layer].root->fd, &st, SEARCH_DEPTH);
-	if (*path && shows(f, *path, &st))
+	/* Where a directory is the kernel always knows. */
+	if (S_ISDIR(st.stx_mode))
+		return -ESTALE;
+	for (size_t n = 0; n < f->lower_count - f->data_count && !search.found; n++)
+		if (f->lowers[n].dev == makedev(st.stx_dev_major, st.stx_dev_minor))
+			search_below(&search, f->lowers[n].root->fd, "", SEARCH_DEPTH);
+	*path = search.found;
+	if (*path)
 		return 0;
-	free(take_ptr(*path));
-	return -ESTALE;
+	return search.err < 0 ? search.err : -ESTALE;
 }

@@ -63,6 +63,17 @@ struct indexed {
 	struct fmt_fh origin;
 };
 
+/* An upper file that came from a lower one which is still there. */
+struct copy {
+	char *path;
+	char *below_path; /* what lies below it has; NULL: nothing can */
+	uint64_t ino;
+	dev_t lower_dev;
+	uint64_t lower_ino;
+	struct fmt_fh origin;
+	bool linked; /* by the index */
+};
+
 struct fsck {
 	const struct fsck_config *config;
 	struct fsck_result *result;
@@ -79,6 +90,8 @@ struct fsck {
 	size_t lower_count;
 	size_t data_count; /* of these, the last so many */
 	bool userxattr;
+	char *label;     /* of what is checked, for people */
+	bool decodes;    /* file handles of every lower layer */
 	bool follow;     /* redirects */
 	bool nfs_export; /* and with it origins are checked on lookup */
 	bool index;
@@ -89,6 +102,8 @@ struct fsck {
 	size_t dir_count;
 	struct indexed *indexed;
 	size_t indexed_count;
+	struct copy *copies;
+	size_t copy_count;
 	bool changed; /* the structure, by a repair */
 };
 
@@ -163,6 +178,8 @@ int object_set(struct fsck *f, const struct object *o, enum fmt_xattr which, con
 int object_unset(struct fsck *f, const struct object *o, enum fmt_xattr which);
 /* Gives a directory back the times it had. */
 void times_restore(int fd, const struct statx *st);
+/* Opens an object by its path in upper; o->dirfd is the caller's then, also after an error. */
+int object_open(struct fsck *f, const char *path, struct object *o);
 /* A whiteout in place of an object, or where there is none, in one step. */
 int whiteout_put(struct fsck *f, int dirfd, const char *name, bool replace);
 
@@ -212,6 +229,13 @@ int twins_check(struct fsck *f);
 /* marks.c: everything else that an object may carry. */
 int marks_check(struct fsck *f);
 
+/* copies.c: files that came from the same lower one. */
+int copies_note(struct fsck *f, struct level *dir, const struct object *o, const struct fmt_fh *fh,
+		const struct statx *lower);
+int copies_check(struct fsck *f);
+
 /* work.c and index.c */
 int work_check(struct fsck *f);
 int index_check(struct fsck *f);
+/* The other way round: what marks_check() found to be indexed. */
+int index_check_missing(struct fsck *f);

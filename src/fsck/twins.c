@@ -68,30 +68,20 @@ static struct dir_record *claimant(const struct claims *c, dev_t dev, uint64_t i
 	return low < c->count && compare_keys(c->sorted[low], &key) == 0 ? c->sorted[low] : NULL;
 }
 
-/* Opens an object by its path in upper, for a repair. */
-static int open_object(struct fsck *f, const char *path, struct object *o)
-{
-	const char *slash = strrchr(path, '/');
-	autofree char *parent = slash ? strndup(path, (size_t)(slash - path)) : NULL;
-
-	if (slash && !parent)
-		return -ENOMEM;
-	*o = (struct object){ .path = path, .name = slash ? slash + 1 : path };
-	o->dirfd = at_open_beneath(f->upper.root->fd, parent ? parent : ".", O_PATH | O_DIRECTORY);
-	return o->dirfd < 0 ? o->dirfd : object_read(f, o);
-}
-
 /* Takes a directory apart from the lower one, which it keeps its own entries without. */
 static int part(struct fsck *f, const struct dir_record *r)
 {
 	struct object o;
-	int err = open_object(f, r->path, &o);
+	int err = object_open(f, r->path, &o);
 
 	/* Also without anything of its name below: no lookup then depends on what comes. */
 	if (err == 0)
 		err = object_set(f, &o, FMT_OPAQUE, "y", 1);
 	if (err == 0 && object_has(&o, FMT_REDIRECT))
 		err = object_unset(f, &o, FMT_REDIRECT);
+	/* It is not what was copied up from there. */
+	if (err == 0 && object_has(&o, FMT_ORIGIN))
+		err = object_set(f, &o, FMT_ORIGIN, "", 0);
 	close_fd(o.dirfd);
 	return err;
 }
@@ -272,7 +262,7 @@ static int check_lost(struct fsck *f, const struct claims *c, struct text_set *u
 		r->loser = true;
 		return text_set_add(&f->unsettled, r->path) < 0 ? -ENOMEM : 0;
 	}
-	err = open_object(f, r->path, &o);
+	err = object_open(f, r->path, &o);
 	if (err == 0 && asprintf(&redirect, "/%s", place) < 0)
 		err = -ENOMEM;
 	if (err == 0)
