@@ -200,6 +200,9 @@ int origin_path(struct fsck *f, const struct fmt_fh *fh, mode_t type, char **pat
 		return -ESTALE;
 	if (find_known(f, fh, &st, path))
 		return 0;
+	/* Where a directory is the kernel always knows. */
+	if (S_ISDIR(st.stx_mode))
+		return -ESTALE;
 	for (size_t n = 0; n < f->lower_count - f->data_count && !search.found; n++)
 		if (f->lowers[n].dev == makedev(st.stx_dev_major, st.stx_dev_minor))
 			search_below(&search, f->lowers[n].root->fd, "", SEARCH_DEPTH);

@@ -233,7 +233,7 @@ static void switch_to_upper(struct copyup *c)
 
 	if (!c->meta)
 		inode_clear(i, INODE_METACOPY);
-	inode_set(i, INODE_UPPER | (c->has_origin ? INODE_ORIGIN : 0) |
+	inode_set(i, INODE_UPPER | INODE_UNSYNCED | (c->has_origin ? INODE_ORIGIN : 0) |
 			     (c->meta ? INODE_METACOPY : 0));
 	atomic_fetch_add_explicit(&c->o->copied_up, 1, memory_order_relaxed);
 }
@@ -548,8 +548,10 @@ static int fill_metacopy(struct copyup *c)
 		unfill(c, &k);
 	if (k.widened)
 		at_chmod(c->fd, "", k.st.stx_mode & 07777);
-	if (err == 0)
+	if (err == 0) {
+		inode_set(i, INODE_UNSYNCED);
 		inode_clear(i, INODE_METACOPY);
+	}
 	lock_drop(&i->lock);
 	return err;
 }

@@ -94,6 +94,7 @@ enum inode_flag {
 	INODE_INDEXED = 1 << 17,  /* has one; cleared when the union has no name of it any more */
 	INODE_ALIASES = 1 << 18,  /* is in upper, but not by all of its names */
 	INODE_METACOPY = 1 << 10, /* the topmost object has no data: data is set; cleared once */
+	INODE_UNSYNCED = 1 << 11, /* copied up, and perhaps not on disk that it is */
 	INODE_VERIFIED = 1 << 20, /* the data of a metacopy has the digest that it should have */
 };
 

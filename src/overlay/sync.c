@@ -60,15 +60,25 @@ static int sync_metacopy(struct ovl *o, struct ovl_inode *i, bool datasync)
 	return fd < 0 ? fd : sync_fd(fd, datasync);
 }
 
+/*
+ * For a filesystem the copy has been there as long as it has its data: ext4 does not count its name
+ * nor its marks as what fdatasync(2) is about, and without them the old data is shown.
+ */
 static int sync_file(struct ovl *o, struct ovl_inode *i, bool datasync)
 {
 	autoref struct layer_ref *file = NULL;
+	bool unsynced;
 	int err;
 
 	if (inode_is_metacopy(i))
 		return sync_metacopy(o, i, datasync);
+	unsynced = inode_has(i, INODE_UNSYNCED);
 	err = file_ref(o, i, false, &file);
-	return err < 0 ? err : sync_fd(layer_fd(file), datasync);
+	if (err == 0)
+		err = sync_fd(layer_fd(file), datasync && !unsynced);
+	if (err == 0 && unsynced)
+		inode_clear(i, INODE_UNSYNCED);
+	return err;
 }
 
 /* Nothing is synced; but who syncs what is lost is told. */

@@ -753,10 +753,10 @@ def test_decoding_while_everything_changes(union):
 @pytest.mark.limit(120)
 def test_a_search_delays_nobody(union):
     """While all directories are read for one handle, others are served."""
-    make_tree(union.lower(), 400, 100)
+    make_tree(union.lower(), 150, 60)
     union.check_lowers = False
     point = union.mount(NFS)
-    handle = encode(point / "top9/dir399/file99")
+    handle = encode(point / "top9/dir149/file59")
     union.remount()
     kind, data = handle
     gone = (kind, data[:8] + b"abcd")  # nobody has this: the search goes to the end
@@ -770,12 +770,12 @@ def test_a_search_delays_nobody(union):
     t.start()
     served = 0
     while not done.is_set():
-        os.stat(point / f"top1/dir1/file{served % 100}")
+        os.stat(point / f"top1/dir1/file{served % 60}")
         served += 1
     t.join()
     assert served > 10
     with opened(point, handle) as fd:
-        assert os.read(fd, 9) == b"399/99"
+        assert os.read(fd, 9) == b"149/59"
 
 
 @pytest.mark.plyfs_only("the server is plyfs's")
@@ -811,3 +811,39 @@ def test_a_kernel_made_upper(union):
             k.check(point, point / n if stat.S_ISDIR(k.type) else None) for n, k in known.items()
         ],
     )
+
+
+# --- nested ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.plyfs_only("the inner union is plyfs's")
+@pytest.mark.parametrize("outer", ["kernel", "plyfs"])
+def test_a_union_on_an_exported_union(new_union, outer):
+    """Origins and the index of the outer one are handles of the inner one."""
+    inner, top = new_union("inner"), new_union("top")
+    inner.check_work = top.check_work = top.check_lowers = False
+    make_layers(inner)
+
+    def mount():
+        top.use_lower(0, inner.mount(NFS))
+        return top.mount(NFS, impl=outer)
+
+    def umount():
+        top.umount()
+        inner.umount()
+
+    point = mount()
+    names = ("file", "dir", "dir/inner", "dir/inner/leaf", "merged/low", "merged/up", "new")
+    known = {name: Known(point / name) for name in names}
+    lib.append(point / "file", b"+")
+    os.chmod(point / "dir/inner", 0o711)
+    os.rename(point / "merged/up", point / "dir/up")
+    known["file"].data += b"+"
+    for _ in range(2):
+        for name, k in known.items():
+            k.check(point)
+        assert os.lstat(point / "file").st_ino == known["file"].number
+        drop_caches()
+        umount()
+        point = mount()
+    umount()
