@@ -276,12 +276,11 @@ static void warn(void *ctx, const char *message)
 	log_set_level(LOG_LEVEL_ERROR);
 }
 
-static void print_summary(const struct checking *c, const struct fsck_result *r)
+static void print_summary(const struct checking *c, const char *layer, const struct fsck_result *r)
 {
 	if (c->verbose || r->repaired || r->left)
-		printf("%s: %lu repaired, %lu left, %lu notes\n",
-		       c->options.upper ? c->options.upper : c->options.lower[0], r->repaired,
-		       r->left, r->notes);
+		printf("%s: %lu repaired, %lu left, %lu notes\n", layer, r->repaired, r->left,
+		       r->notes);
 }
 
 /* --- running ------------------------------------------------------------------------------------
@@ -307,12 +306,12 @@ static void raise_limit(void)
 	setrlimit(RLIMIT_NOFILE, &limit);
 }
 
-static int check(struct checking *c)
+static int check_layer(struct checking *c, size_t first)
 {
 	const struct options *o = &c->options;
 	const struct fsck_config config = {
-		.lower = (const char *const *)o->lower,
-		.lower_count = o->lower_count,
+		.lower = (const char *const *)o->lower + first,
+		.lower_count = o->lower_count - first,
 		.data_count = o->data_count,
 		.upper = o->upper,
 		.work = o->work,
@@ -329,13 +328,8 @@ static int check(struct checking *c)
 	char message[MESSAGE_MAX];
 	struct fsck_result result;
 	int status = FSCK_EXIT_OK;
-	int err;
+	int err = fsck_run(&config, &result, message, sizeof(message));
 
-	raise_limit();
-	catch_signals();
-	log_set_level(LOG_LEVEL_ERROR);
-	err = fsck_run(&config, &result, message, sizeof(message));
-	log_set_level(LOG_LEVEL_WARNING);
 	if (err < 0 && err != -ECANCELED) {
 		log_error("%s", message);
 		status |= FSCK_EXIT_OPERATION;
@@ -348,7 +342,23 @@ static int check(struct checking *c)
 		status |= FSCK_EXIT_REPAIRED;
 	if (result.left)
 		status |= FSCK_EXIT_LEFT;
-	print_summary(c, &result);
+	print_summary(c, o->upper ? o->upper : o->lower[first], &result);
+	return status;
+}
+
+static int check(struct checking *c)
+{
+	const struct options *o = &c->options;
+	size_t layers = o->upper ? 1 : o->lower_count - o->data_count;
+	int status = FSCK_EXIT_OK;
+
+	raise_limit();
+	catch_signals();
+	log_set_level(LOG_LEVEL_ERROR);
+	/* Without an upper layer each lower one is looked at, as if it were. */
+	for (size_t n = 0; n < layers && !(status & (FSCK_EXIT_CANCELLED | FSCK_EXIT_OPERATION));
+	     n++)
+		status |= check_layer(c, n);
 	if (fflush(stdout) == EOF) {
 		log_error("cannot write to standard output: %m");
 		status |= FSCK_EXIT_OPERATION;

@@ -31,16 +31,32 @@ const char cli_help_text[] =
 
 #define OPTIONS_TEXT                                                                               \
 	"Layers:\n"                                                                                \
-	"  lowerdir=DIR[:DIR...]   read-only layers, the topmost first, up to 500; \\: \\, and "   \
-	"\\\\\n"                                                                                   \
-	"                          stand for these characters in a path\n"                         \
+	"  lowerdir=DIR[:DIR...][::DIR...]\n"                                                      \
+	"                          read-only layers, the topmost first, up to 500; after ::\n"     \
+	"                          data-only ones; \\: \\, and \\\\ stand for these characters\n"  \
+	"  lowerdir+=DIR           one more lower layer, taken literally\n"                        \
+	"  datadir+=DIR            one more data-only layer, taken literally\n"                    \
 	"  upperdir=DIR            the layer that takes all changes; without it the mount is\n"    \
 	"                          read-only\n"                                                    \
-	"  workdir=DIR             an empty directory on upperdir's filesystem\n"                  \
+	"  workdir=DIR             a directory on upperdir's filesystem, for the mount alone\n"    \
 	"  userxattr               keep the overlay's marks in user.overlay.* (by itself where\n"  \
 	"                          trusted.overlay.* cannot be written)\n"                         \
-	"  redirect_dir=follow|nofollow|off\n"                                                     \
-	"                          whether renamed directories in the layers are followed\n"       \
+	"\n"                                                                                       \
+	"Features, the default first:\n"                                                           \
+	"  redirect_dir=follow|on|nofollow|off\n"                                                  \
+	"                          rename directories of lower layers, or only follow those\n"     \
+	"                          that were renamed\n"                                            \
+	"  metacopy=off|on         copy up metadata without data where that is enough\n"           \
+	"  index=off|on            keep hard links together at copy-up\n"                          \
+	"  nfs_export=off|on       file handles that outlive the mount\n"                          \
+	"  verity=off|on|require   check data against fs-verity digests\n"                         \
+	"  xino=off|auto|on        numbers of files laid out as the kernel does\n"                 \
+	"  uuid=auto|on|null|off   keep a uuid of the union in upper\n"                            \
+	"  fsync=auto|strict|volatile, volatile\n"                                                 \
+	"                          what is synced: copied-up data, all that is copied up,\n"       \
+	"                          nothing ever\n"                                                 \
+	"  default_permissions override_creds nooverride_creds\n"                                  \
+	"                          accepted\n"                                                     \
 	"\n"                                                                                       \
 	"The mount:\n"                                                                             \
 	"  allow_other             let other users in (default for root; noallow_other: do not)\n" \

@@ -83,7 +83,7 @@ int finding_in(struct fsck *f, enum fsck_kind kind, const char *layer, const cha
 
 int finding(struct fsck *f, enum fsck_kind kind, const char *path, const char *detail)
 {
-	return finding_in(f, kind, f->has_upper ? "upperdir" : "lowerdir", path, detail);
+	return finding_in(f, kind, f->label, path, detail);
 }
 
 int repaired_in(struct fsck *f, enum fsck_kind kind, const char *layer, const char *path, int err)
@@ -101,7 +101,7 @@ int repaired_in(struct fsck *f, enum fsck_kind kind, const char *layer, const ch
 
 int repaired(struct fsck *f, enum fsck_kind kind, const char *path, int err)
 {
-	return repaired_in(f, kind, f->has_upper ? "upperdir" : "lowerdir", path, err);
+	return repaired_in(f, kind, f->label, path, err);
 }
 
 static const char *reason(int err)
@@ -240,6 +240,9 @@ static void choose_marks(struct fsck *f)
 
 	if (!f->below)
 		f->userxattr = features->userxattr || !ovl_may_trust();
+	f->decodes = true;
+	for (size_t n = 0; n < f->lower_count - f->data_count; n++)
+		f->decodes &= f->lowers[n].can_decode;
 	f->follow = !f->userxattr && features->redirect != OVL_REDIRECT_NOFOLLOW;
 	f->index = features->index || features->nfs_export;
 	f->nfs_export = features->nfs_export;
@@ -260,10 +263,13 @@ static int run(struct fsck *f)
 	err = f->workdir ? work_check(f) : 0;
 	if (err == 0)
 		err = place_check(f);
+	/* It gives files their origins back, which the marks are judged by. */
+	if (err == 0 && f->workdir)
+		err = index_check(f);
 	if (err == 0)
 		err = marks_check(f);
 	if (err == 0 && f->workdir)
-		err = index_check(f);
+		err = index_check_missing(f);
 	return err;
 }
 
@@ -289,6 +295,7 @@ static void close_all(struct fsck *f)
 		free(f->copies[n].below_path);
 	}
 	free(f->copies);
+	free(f->label);
 }
 
 int fsck_run(const struct fsck_config *config, struct fsck_result *result, char *message,
@@ -307,7 +314,13 @@ int fsck_run(const struct fsck_config *config, struct fsck_result *result, char 
 
 	*result = (struct fsck_result){ 0 };
 	message[0] = '\0';
-	err = run(&f);
+	if (asprintf(&f.label, "%s%s", f.has_upper ? "upperdir" : "lowerdir ",
+		     f.has_upper ? "" : config->lower[0]) < 0)
+		f.label = NULL;
+	err = f.label ? run(&f) : -ENOMEM;
+	if (result->repaired && syncfs(f.upper_lock) < 0 && err == 0)
+		err = fail(&f, -errno, "cannot write upperdir %s to disk: %s", config->upper,
+			   strerror(errno));
 	if (err < 0 && err != -ECANCELED && !message[0])
 		fail(&f, err, "cannot check the layers: %s", strerror(-err));
 	close_all(&f);

@@ -51,6 +51,7 @@ enum fsck_kind {
 	FSCK_ORIGIN_INVALID,
 	FSCK_ORIGIN_MISMATCH,
 	FSCK_ORIGIN_TWICE,
+	FSCK_ORIGIN_STALE,
 	FSCK_METACOPY_INVALID,
 	FSCK_METACOPY_NO_DATA,
 	FSCK_METACOPY_EMPTY,
@@ -83,7 +84,7 @@ struct fsck_finding {
 	enum fsck_kind kind;
 	enum fsck_class class;
 	const char *id;     /* a word for scripts: "whiteout-needless" */
-	const char *layer;  /* "upperdir", "lowerdir" or "workdir" */
+	const char *layer;  /* "upperdir", "workdir", or "lowerdir" and its path */
 	const char *path;   /* below it; "." for itself */
 	const char *what;   /* what is wrong */
 	const char *detail; /* what it is about, a name or a value; may be empty */

@@ -69,6 +69,8 @@ static const struct judge_words words[FSCK_KIND_COUNT] = {
 	[FSCK_ORIGIN_TWICE] = { "origin-twice", FSCK_SAFE,
 				"file with the origin of another one, which cannot both be opened",
 				"forget where it came from" },
+	[FSCK_ORIGIN_STALE] = { "origin-stale", FSCK_NOTE,
+				"origin that is not there, which is ignored", NULL },
 	[FSCK_METACOPY_INVALID] = { "metacopy-invalid", FSCK_ASK,
 				    "malformed metacopy mark: the file cannot be opened",
 				    "mend the mark" },

@@ -42,6 +42,14 @@ static int repair_whiteout(struct fsck *f, struct level *dir, const struct objec
 	return err;
 }
 
+static bool holds_marked_whiteouts(struct fsck *f, int dirfd)
+{
+	char value[2];
+	ssize_t size = at_getxattr(dirfd, "", mark_name(f, FMT_OPAQUE), value, sizeof(value));
+
+	return fmt_opaque_value(value, size) == FMT_XWHITEOUTS;
+}
+
 /* Returns 1 when the object is a whiteout, and so nothing else. */
 static int check_whiteout(struct fsck *f, struct level *dir, const struct object *o)
 {
@@ -60,6 +68,9 @@ static int check_whiteout(struct fsck *f, struct level *dir, const struct object
 	below_lookup(f, &dir->below, o->name, &b);
 	kind = judge_whiteout(marked, b.kind, origin);
 	below_put(f, &b);
+	/* In a lower layer a directory may say that it has them. */
+	if (kind == FSCK_XWHITEOUT && !f->has_upper && holds_marked_whiteouts(f, o->dirfd))
+		kind = FSCK_FINE;
 	if (kind == FSCK_FINE)
 		return 1;
 	err = finding(f, (enum fsck_kind)kind, o->path, "");
@@ -220,6 +231,8 @@ static int note_origin(struct fsck *f, struct level *dir, const struct object *o
 	if (size < 0 || fmt_fh_decode(value, (size_t)size, &fh) < 0)
 		return 0;
 	fd = handle_open_lower(f, &fh, &layer);
+	if (fd == -ESTALE && f->decodes)
+		return min(finding(f, FSCK_ORIGIN_STALE, o->path, ""), 0);
 	if (fd < 0 || at_statx(fd, "", &st) < 0 ||
 	    (st.stx_mode & S_IFMT) != (o->st.stx_mode & S_IFMT))
 		return 0;

@@ -168,14 +168,29 @@ static void search_below(struct search *s, int at, const char *path, unsigned in
 	}
 }
 
+/* Asks the kernel, layer by layer: a filesystem that holds several decodes a handle in each. */
+static bool find_known(struct fsck *f, const struct fmt_fh *fh, const struct statx *st, char **path)
+{
+	for (size_t n = 0; n < f->lower_count - f->data_count; n++) {
+		autofd int fd = handle_open(f, &f->lowers[n], fh);
+
+		*path = fd >= 0 ? known_path(&f->lowers[n], fd) : NULL;
+		if (*path && shows(f, *path, st))
+			return true;
+		free(take_ptr(*path));
+	}
+	return false;
+}
+
 int origin_path(struct fsck *f, const struct fmt_fh *fh, mode_t type, char **path)
 {
 	size_t layer;
 	autofd int fd = handle_open_lower(f, fh, &layer);
-	struct search search = { 0 };
 	struct statx st;
+	struct search search = { .f = f, .st = &st };
 	int err;
 
+	*path = NULL;
 	if (fd < 0)
 		return fd;
 	err = at_statx(fd, "", &st);
@@ -183,13 +198,16 @@ int origin_path(struct fsck *f, const struct fmt_fh *fh, mode_t type, char **pat
 		return err;
 	if ((st.stx_mode & S_IFMT) != type)
 		return -ESTALE;
-	*path = known_path(&f->lowers[layer], fd);
-	if (*path && shows(f, *path, &st))
+	if (find_known(f, fh, &st, path))
 		return 0;
-	free(*path);
-	search.f = f;
-	search.st = &st;
-	search_below(&search, f->lowers[layer].root->fd, "", SEARCH_DEPTH);
+	/* Where a directory is the kernel always knows. */
+	if (S_ISDIR(st.stx_mode))
+		return -ESTALE;
+	for (size_t n = 0; n < f->lower_count - f->data_count && !search.found; n++)
+		if (f->lowers[n].dev == makedev(st.stx_dev_major, st.stx_dev_minor))
+			search_below(&search, f->lowers[n].root->fd, "", SEARCH_DEPTH);
 	*path = search.found;
-	return *path ? 0 : search.err < 0 ? search.err : -ESTALE;
+	if (*path)
+		return 0;
+	return search.err < 0 ? search.err : -ESTALE;
 }

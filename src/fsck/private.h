@@ -90,6 +90,8 @@ struct fsck {
 	size_t lower_count;
 	size_t data_count; /* of these, the last so many */
 	bool userxattr;
+	char *label;     /* of what is checked, for people */
+	bool decodes;    /* file handles of every lower layer */
 	bool follow;     /* redirects */
 	bool nfs_export; /* and with it origins are checked on lookup */
 	bool index;
@@ -235,3 +237,5 @@ int copies_check(struct fsck *f);
 /* work.c and index.c */
 int work_check(struct fsck *f);
 int index_check(struct fsck *f);
+/* The other way round: what marks_check() found to be indexed. */
+int index_check_missing(struct fsck *f);

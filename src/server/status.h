@@ -4,9 +4,10 @@
  * and the user who mounted get EPERM.
  *
  * STATUS_TEXT: lines of "key=value", as ovl_describe() writes them and then the server's own
- * options; EPERM also for processes outside of the server's pid namespace. A value that does not fit into an xattr (64 KiB) is E2BIG; with ".N" after the name it
- * comes in blocks of STATUS_BLOCK bytes, from 0 on; a shorter one, or an empty one, is the last.
- * STATUS_SYNC: empty; when it is answered all of upper is on disk.
+ * options; EPERM also for processes outside of the server's pid namespace. A value that does not
+ * fit into an xattr (64 KiB) is E2BIG; with ".N" after the name it comes in blocks of STATUS_BLOCK
+ * bytes, from 0 on; a shorter one, or an empty one, is the last. STATUS_SYNC: empty; when it is
+ * answered all of upper is on disk.
  */
 #pragma once
 

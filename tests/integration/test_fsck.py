@@ -928,8 +928,33 @@ def test_lower_layer_is_checked_and_never_written(union):
     if lib.settings.level != "root":
         layers += ",userxattr"
     done = lib.run_plyfs("fsck", "-o", layers)
-    assert done.returncode == LEFT and "lowerdir: needless: " in done.stdout, done
+    assert done.returncode == LEFT, done
+    assert f"lowerdir {union.lower(0)}: needless: " in done.stdout, done
     lib.assert_same_tree(before, lib.tree(union.lower(0), layer=True), "before", "after")
+
+
+def test_each_lower_layer_is_checked_without_an_upper(union):
+    prefix = lib.settings.prefix
+    lib.write(union.lower(2) / "d/w")
+    lib.write(union.lower(1) / "d/w", xattrs={prefix + "whiteout": b""})
+    lib.write(union.lower(0) / "d/x")
+    layers = lib.layer_options(union.lowers)
+    if lib.settings.level != "root":
+        layers += ",userxattr"
+    done = lib.run_plyfs("fsck", "-o", layers)
+    assert done.returncode == LEFT and f"{union.lower(1)}: d/w: " in done.stdout, done
+    union.opaque(union.lower(1) / "d", b"x")
+    assert lib.run_plyfs("fsck", "-o", layers).returncode == OK
+
+
+@root_only
+def test_stale_origin_is_a_note(copied):
+    value = bytearray(mark(copied.upper / "d/f", "origin"))
+    value[-1] ^= 0x5A
+    mark(copied.upper / "d/f", "origin", bytes(value))
+    done = fsck(copied, "-y", "-v")
+    assert done.returncode == OK and "d/f: " in done.stdout and "[origin-stale]" in done.stdout
+    assert mark(copied.upper / "d/f", "origin") == bytes(value)
 
 
 def test_upper_without_workdir(union):
@@ -1054,3 +1079,23 @@ def test_what_is_mounted_inside_upper_is_no_part_of_it(union):
         assert lib.is_whiteout(inside / "w")
     finally:
         lib.sys_umount(inside)
+
+
+@root_only
+def test_origin_in_the_second_layer_is_found(union):
+    """Layers of one filesystem: a handle tells the object, not the layer."""
+    union.check_work = union.check_kernel = False
+    lib.write(union.lower(1) / "deep/d/x", "x")
+    lib.write(union.lower(1) / "deep/f", "data" * 100)
+    lib.mkdir(union.lower(0) / "deep")
+    root = union.mount(META, impl="kernel")
+    os.rename(root / "deep/d", root / "e")
+    os.chmod(root / "deep/f", 0o600)
+    os.rename(root / "deep/f", root / "g")
+    union.umount()
+    before = both_show(union, META)
+    for name in ("e", "g"):
+        mark(union.upper / name, "redirect", b"/gone")
+    done = fsck(union, "-y", features=META)
+    assert done.returncode == FIXED, done
+    assert both_show(union, META) == before

@@ -904,6 +904,102 @@ def test_a_damaged_index_gets_the_kernels_verdict(new_union, options, name):
     assert not problems, "\n".join(problems)
 
 
+# --- layers that were changed while nobody had them mounted -----------------------------------------
+
+
+def change_lower_directory(union):
+    """Another directory has come to the place of one that was copied up."""
+    low = union.lower()
+    (low / "dir").rename(low / "elsewhere")
+    lib.write(low / "dir/strange", b"s")
+
+
+def change_lower_file(union):
+    low = union.lower()
+    (low / "single").rename(low / "elsewhere")
+    lib.write(low / "single", b"another")
+
+
+def change_lower_link(union):
+    low = union.lower()
+    (low / "a").rename(low / "elsewhere")
+    lib.write(low / "a", b"another")
+
+
+def change_lower_type(union):
+    low = union.lower()
+    os.unlink(low / "single")
+    lib.mkdir(low / "single/inside")
+
+
+def change_copy_of_a_redirected_directory(union):
+    (union.point / "dir").rename(union.point / "moved")
+    union.umount()
+    subprocess.run(["cp", "-a", union.upper / "moved", union.upper / "twin"], check=True)
+
+
+def change_uncovered_directory(union):
+    """What was moved away is no longer hidden at its old place."""
+    (union.point / "dir").rename(union.point / "moved")
+    union.umount()
+    os.unlink(union.upper / "dir")
+
+
+def change_name_in_upper(union):
+    (union.upper / "a").rename(union.upper / "z")
+
+
+def change_copied_file(union):
+    subprocess.run(["cp", "-a", union.upper / "a", union.upper / "z"], check=True)
+
+
+CHANGES = {
+    name[7:]: function for name, function in sorted(globals().items()) if name.startswith("change_")
+}
+CHANGED_WITH = [INDEX, NFS, META, NFS + ",redirect_dir=on"]
+
+
+@pytest.mark.plyfs_only("compares with the kernel")
+@pytest.mark.parametrize("name", CHANGES)
+@pytest.mark.parametrize(
+    "options", CHANGED_WITH, ids=["index", "nfs_export", "metacopy", "nfs_export-redirect"]
+)
+def test_changed_layers_are_read_as_the_kernel_reads_them(new_union, options, name):
+    mounts = "directory" in name and "lower" not in name
+    if mounts and "redirect_dir" not in options:
+        pytest.skip("nothing is redirected without redirect_dir=on")
+    results = []
+    for impl in ("plyfs", "kernel"):
+        u = new_union(impl)
+        u.check_work = u.check_lowers = False
+        make_lower(u)
+        u.mount(options, impl="kernel")
+        lib.append(u.point / "a", b"+")
+        os.chmod(u.point / "single", 0o600)
+        lib.write(u.point / "dir/new", b"n")
+        if not mounts:
+            u.umount()
+        CHANGES[name](u)
+        u.mount(options, impl=impl)
+        seen = {k: v for k, v in view(u.point).items() if isinstance(v, dict)}
+        for path in "a b z single dir/file dir/new dir/strange moved/new twin/new".split():
+            try:
+                os.lstat(u.point / path)
+            except OSError as e:
+                seen[path] = errno.errorcode[e.errno]
+        u.umount()
+        if name == "lower_file":  # one file under two names, which nobody counted
+            del seen["elsewhere"]
+            seen["single"] = isinstance(seen["single"], dict) and seen["single"]["data"]
+        if options.startswith(NFS):
+            for entry in seen.values():
+                if isinstance(entry, dict) and len(entry["links"]) == 1:
+                    entry["nlink"] = 1
+        results.append(seen)
+    problems = differences(*results, "plyfs", "kernel")
+    assert not problems, "\n".join(problems)
+
+
 @pytest.mark.plyfs_only("is about what it says")
 def test_without_file_handles_there_is_no_index(union):
     """Layers that cannot have it do without, and say so."""

@@ -145,9 +145,9 @@ def crash(union, options, before, operation, call, n):
         # a thread that waits may have reached its last call when another was done already
         killed = not ended or not daemon.alive()
         mounted.live = False
-        lib.sys_umount(union.point, lib.MNT_DETACH)
         daemon.kill()
         daemon.wait()
+        lib.sys_umount(union.point, lib.MNT_DETACH)
     finally:
         tracer.terminate()
         tracer.wait(10)
@@ -243,7 +243,8 @@ def test_killed_at_every_system_call(new_union, scratch, case, options):
     run_case(new_union, scratch, options, case, CALLS)
 
 
-def test_names_of_one_file_come_and_go_at_once(union):
+@pytest.mark.parametrize("options", [INDEX, NFS, META], ids=["index", "nfs_export", "metacopy"])
+def test_names_of_one_file_come_and_go_at_once(union, options):
     """Whatever threads do to the names of one file, its count is that of its names."""
     union.check_work = False
     workers, steps = 4, 150
@@ -253,7 +254,7 @@ def test_names_of_one_file_come_and_go_at_once(union):
     lib.write(low / "d0/f0", b"data")
     for n in range(1, 12):
         os.link(low / "d0/f0", low / f"d{n % workers}" / f"f{n}")
-    m = union.mount(INDEX)
+    m = union.mount(options)
     problems = []
 
     def worker(number):
