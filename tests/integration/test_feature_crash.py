@@ -146,13 +146,15 @@ ALL_CALLS = [*CALLS, "openat", "statx", "setxattr", "removexattr", "lremovexattr
 
 
 def view(point):
-    """What has to be as before or as after: all but times.
+    """What has to be as before or as after: all but times, and the count of lower hard links, which
+    copy-up breaks.
 
     Of a metacopy that was cut, and not yet unmarked, the kernel shows the length that it has, but
     lets read all of its data: what is beyond the end does not count.
     """
     seen = lib.tree(point, times=False)
     for path, entry in seen.items():
+        entry.pop("nlink", None)
         if entry["type"] == stat.S_IFREG:
             entry["content"] = lib.read(point / path)[: entry["size"]]
     return seen
