@@ -25,7 +25,7 @@ pytestmark = pytest.mark.root("opening by handle takes CAP_DAC_READ_SEARCH")
 NFS = "index=on,nfs_export=on"
 REDIRECT = NFS + ",redirect_dir=on"
 READ_ONLY = "nfs_export=on,redirect_dir=nofollow"
-AT_HANDLE_FID = 0x200
+AT_HANDLE_FID, AT_HANDLE_CONNECTABLE = 0x200, 0x002
 MAX_HANDLE = 128
 
 
@@ -271,6 +271,24 @@ def test_upward_from_a_directory(union):
                 seen.append(os.readlink(f"/proc/self/fd/{fd}"))
         above = [os.fspath(p) for p in (point / path).parents][: len(seen)]
         assert seen == above
+
+
+@pytest.mark.plyfs_only("the kernel's overlayfs makes none")
+def test_connectable_handles(union):
+    """The handle of a file that holds its directory too leads to a file whose path is known."""
+    make_layers(union)
+    point = union.mount(NFS)
+    names = ("dir/inner/leaf", "updir/inner/x", "merged/low", "file")
+    try:
+        handles = {name: encode(point / name, AT_HANDLE_CONNECTABLE) for name in names}
+    except OSError as e:
+        assert e.errno == errno.EINVAL
+        pytest.skip("the kernel makes no connectable handles: Linux 6.13 does")
+    union.remount()
+    for name, handle in handles.items():
+        drop_caches()
+        with opened(point, handle) as fd:
+            assert os.readlink(f"/proc/self/fd/{fd}") == os.fspath(point / name)
 
 
 def test_a_file_that_is_opened_by_handle_is_a_whole_file(union):
@@ -753,10 +771,10 @@ def test_decoding_while_everything_changes(union):
 @pytest.mark.limit(120)
 def test_a_search_delays_nobody(union):
     """While all directories are read for one handle, others are served."""
-    make_tree(union.lower(), 400, 100)
+    make_tree(union.lower(), 150, 60)
     union.check_lowers = False
     point = union.mount(NFS)
-    handle = encode(point / "top9/dir399/file99")
+    handle = encode(point / "top9/dir149/file59")
     union.remount()
     kind, data = handle
     gone = (kind, data[:8] + b"abcd")  # nobody has this: the search goes to the end
@@ -770,12 +788,12 @@ def test_a_search_delays_nobody(union):
     t.start()
     served = 0
     while not done.is_set():
-        os.stat(point / f"top1/dir1/file{served % 100}")
+        os.stat(point / f"top1/dir1/file{served % 60}")
         served += 1
     t.join()
     assert served > 10
     with opened(point, handle) as fd:
-        assert os.read(fd, 9) == b"399/99"
+        assert os.read(fd, 9) == b"149/59"
 
 
 @pytest.mark.plyfs_only("the server is plyfs's")
@@ -811,3 +829,39 @@ def test_a_kernel_made_upper(union):
             k.check(point, point / n if stat.S_ISDIR(k.type) else None) for n, k in known.items()
         ],
     )
+
+
+# --- nested ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.plyfs_only("the inner union is plyfs's")
+@pytest.mark.parametrize("outer", ["kernel", "plyfs"])
+def test_a_union_on_an_exported_union(new_union, outer):
+    """Origins and the index of the outer one are handles of the inner one."""
+    inner, top = new_union("inner"), new_union("top")
+    inner.check_work = top.check_work = top.check_lowers = False
+    make_layers(inner)
+
+    def mount():
+        top.use_lower(0, inner.mount(NFS))
+        return top.mount(NFS, impl=outer)
+
+    def umount():
+        top.umount()
+        inner.umount()
+
+    point = mount()
+    names = ("file", "dir", "dir/inner", "dir/inner/leaf", "merged/low", "merged/up", "new")
+    known = {name: Known(point / name) for name in names}
+    lib.append(point / "file", b"+")
+    os.chmod(point / "dir/inner", 0o711)
+    os.rename(point / "merged/up", point / "dir/up")
+    known["file"].data += b"+"
+    for _ in range(2):
+        for name, k in known.items():
+            k.check(point)
+        assert os.lstat(point / "file").st_ino == known["file"].number
+        drop_caches()
+        umount()
+        point = mount()
+    umount()
