@@ -684,8 +684,11 @@ static int lookup_layers(struct lookup *l, const char *name)
 	if (l->w.xwhiteouts)
 		out->flags |= INODE_XWHITE;
 	if (is_dir && l->hit_count) {
-		out->lower_dev = statx_dev(&l->lower_st);
-		out->lower_ino = l->lower_st.stx_ino;
+		/* What is mounted in a layer, perhaps at several places, has no place below. */
+		if (!(l->lower_st.stx_attributes & STATX_ATTR_MOUNT_ROOT)) {
+			out->lower_dev = statx_dev(&l->lower_st);
+			out->lower_ino = l->lower_st.stx_ino;
+		}
 		if (!out->ino)
 			out->ino = ino_compose(o, statx_dev(&l->lower_st), l->lower_st.stx_ino);
 		if (l->have_upper)

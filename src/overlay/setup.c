@@ -117,6 +117,15 @@ static const char *reason(int err)
 	}
 }
 
+static int fail_to_open(struct opening *p, const char *what, const char *path, int err)
+{
+	/* The kernel's: EINVAL for the layer itself, ENOTDIR for something on the way to it. */
+	bool itself = err == -ENOTDIR && access(path, F_OK) == 0;
+
+	return fail(p, itself ? -EINVAL : err, "%s %s %s: give an existing directory", what, path,
+		    reason(err));
+}
+
 /* A directory that must not lie inside a layer, or twice among them. */
 struct root_id {
 	dev_t dev;
@@ -241,7 +250,7 @@ static int check_upper_and_work(struct opening *p)
 	if (err < 0)
 		return fail(p, err, "workdir %s: %s", c->work, strerror(-err));
 	if (statx_dev(&work) != upper->dev)
-		return fail(p, -EXDEV,
+		return fail(p, -EINVAL,
 			    "workdir %s is on another filesystem than upperdir %s: give both from "
 			    "one filesystem",
 			    c->work, c->upper);
@@ -261,7 +270,7 @@ static int check_upper_and_work(struct opening *p)
 			    "upperdir %s lies inside workdir %s: give a directory beside it",
 			    c->upper, c->work);
 	if (upper->read_only)
-		return fail(p, -EROFS,
+		return fail(p, -EINVAL,
 			    "upperdir %s is on a read-only filesystem: give a writable one, or "
 			    "leave upperdir and workdir out",
 			    c->upper);
@@ -282,13 +291,12 @@ static int open_upper(struct opening *p)
 	err = layer_dir_open_upper(c->upper, c->work, c->mountpoint, &o->layers[0], &p->workdir,
 				   &failed);
 	if (err == -EXDEV)
-		return fail(p, err,
+		return fail(p, -EINVAL,
 			    "workdir %s is on another filesystem or mount than upperdir %s: give "
 			    "both from one filesystem",
 			    c->work, c->upper);
 	if (err < 0)
-		return fail(p, err, "%s %s %s: give an existing directory",
-			    failed == c->upper ? "upperdir" : "workdir", failed, reason(err));
+		return fail_to_open(p, failed == c->upper ? "upperdir" : "workdir", failed, err);
 	o->has_upper = true;
 	o->layers[0].path = absolute_path(c->upper);
 	o->workdir_path = absolute_path(c->work);
@@ -311,8 +319,7 @@ static int open_lower(struct opening *p, unsigned int index)
 		return err;
 	err = layer_dir_open(path, index, p->config->mountpoint, &p->o->layers[index]);
 	if (err < 0)
-		return fail(p, err, "lowerdir %s %s: give an existing directory", path,
-			    reason(err));
+		return fail_to_open(p, "lowerdir", path, err);
 	p->o->layers[index].path = absolute_path(path);
 	return p->o->layers[index].path ? 0 : -ENOMEM;
 }

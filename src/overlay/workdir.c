@@ -188,7 +188,7 @@ int workdir_prepare(struct ovl *o, struct layer_ref *workdir, const char *path, 
 				"upperdir's filesystem cannot hold whiteouts (mknod of a character "
 				"device 0:0 in %s/work: %s): give upperdir and workdir elsewhere",
 				path, strerror(-err));
-			return err;
+			return err == -EPERM || err == -EOPNOTSUPP ? -EINVAL : err;
 		}
 	}
 	/* Mode 0000 as the kernel's, unless modes bind us. */

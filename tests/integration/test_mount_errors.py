@@ -175,7 +175,10 @@ def test_lower_inside_upper(layers):
 def test_upper_and_work_on_different_filesystems(layers):
     with lib.tmpfs(layers.base) as fs:
         other = mkdir(fs / "work")
-        refused("-o", options(layers, work=other), layers.point, mentions=[other, layers.upper])
+        line = refused(
+            "-o", options(layers, work=other), layers.point, mentions=[other, layers.upper]
+        )
+        assert os.strerror(errno.EINVAL) in line
         assert names(other) == []
 
 
@@ -279,7 +282,8 @@ def test_upper_on_a_read_only_filesystem(layers):
     with lib.tmpfs(layers.base) as fs:
         upper, work = mkdir(fs / "u"), mkdir(fs / "w")
         lib.sys_mount("none", fs, "none", lib.MS_REMOUNT | lib.MS_RDONLY, "mode=0755")
-        refused("-o", options(layers, upper=upper, work=work), layers.point)
+        line = refused("-o", options(layers, upper=upper, work=work), layers.point)
+        assert os.strerror(errno.EINVAL) in line
         lib.sys_mount("none", fs, "none", lib.MS_REMOUNT, "mode=0755")
 
 

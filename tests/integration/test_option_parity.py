@@ -503,3 +503,127 @@ def test_every_triple_of_the_marks_of_layers(scratch, kernel_words):
     rows = [*all_tuples(axes, 3), *all_tuples(axes, 3, peaceful)]
     cases = [{**PLAIN, **row} for row in rows]
     compare(scratch, [fit(c, kernel_words) for c in cases], full=True)
+
+
+# --- the grammar of layers ------------------------------------------------------------------------
+
+UPPER = "upperdir=u,workdir=w"
+LAYER_WORDS = [
+    "lowerdir=a:b",
+    "lowerdir=a:b::c::d",
+    "lowerdir=a::c:d",
+    "lowerdir=a::c::d:b",
+    "lowerdir=a:b:",
+    "lowerdir=a:b::",
+    "lowerdir=a:b:::c",
+    "lowerdir=::c",
+    "lowerdir=:a:b",
+    "lowerdir=a::c:",
+    "lowerdir=a:b:a",
+    "lowerdir=a::c::c",
+    "lowerdir=a::a",
+    "lowerdir=a:a\\:b",
+    "lowerdir=a:a:b",
+    "lowerdir=a:a\\\\b",
+    "lowerdir=a:a\\,b",
+    "lowerdir=\\a:b",
+    "lowerdir=a:missing",
+    "lowerdir=a::missing",
+    "lowerdir=a:file",
+    "lowerdir=a::file",
+    "lowerdir=a:b,lowerdir=b:c",
+    "lowerdir=a:b,lowerdir=",
+    "lowerdir=a:b,lowerdir=a:",
+    "lowerdir=",
+    "lowerdir",
+    "lowerdir+=a",
+    "lowerdir+=a,lowerdir+=b",
+    "lowerdir+=a,datadir+=c,datadir+=d",
+    "lowerdir+=a,lowerdir+=a",
+    "lowerdir+=a,datadir+=a",
+    "datadir+=c",
+    "datadir+=c,lowerdir+=a",
+    "lowerdir=a:b,lowerdir+=c",
+    "lowerdir=a:b,datadir+=c",
+    "lowerdir=a::c,datadir+=d",
+    "lowerdir+=a,lowerdir=b:c",
+    "lowerdir+=a,datadir+=c,lowerdir=b:d",
+    "lowerdir=,lowerdir+=a,lowerdir+=b",
+    "lowerdir=a:b,lowerdir=,lowerdir+=b,datadir+=c",
+    "datadir+=c,lowerdir=a:b",
+    "datadir+=c,lowerdir=,lowerdir+=a,lowerdir+=b",
+    "lowerdir+=,lowerdir+=b",
+    "lowerdir+=a,datadir+=",
+    "lowerdir+=a,lowerdir+",
+    "lowerdir+=a,lowerdir+=a:b",
+    "lowerdir+=a,lowerdir+=a\\:b",
+    "lowerdir+=a,lowerdir+=a\\b",
+    "lowerdir+=a,lowerdir+=a\\\\b",
+    "lowerdir+=a,lowerdir+=a,b",
+    "lowerdir+=a,lowerdir+=a\\,b",
+    "lowerdir+=a,lowerdir+=e f",
+    "lowerdir+=a,lowerdir+=missing",
+    "lowerdir+=a,datadir+=missing",
+    f"lowerdir=a,{UPPER}",
+    f"lowerdir+=a,{UPPER}",
+    f"lowerdir=a::c,{UPPER}",
+    f"datadir+=c,{UPPER}",
+    UPPER,
+    "lowerdir=a,upperdir=u",
+    "lowerdir=a,upperdir=,workdir=w",
+    "lowerdir=a,upperdir=u,workdir=u",
+    "lowerdir=a,upperdir=u,workdir=u/in",
+    "lowerdir=a,upperdir=u/in,workdir=u",
+    "lowerdir=a:u,upperdir=u,workdir=w",
+    "lowerdir=a::u,upperdir=u,workdir=w",
+    "lowerdir=a:w,upperdir=u,workdir=w",
+    "lowerdir=a:u/in,upperdir=u,workdir=w",
+    "lowerdir=a:b,workdir=w",
+    "lowerdir=a,upperdir=a:b,workdir=w",
+    "lowerdir=a,upperdir=a\\\\b,workdir=w",
+    "lowerdir=a,upperdir=a\\,b,workdir=w",
+    "lowerdir=a,upperdir=missing,workdir=w",
+    "lowerdir=a,upperdir=u,workdir=missing",
+    "lowerdir=a,upperdir=file,workdir=w",
+]
+
+
+@pytest.fixture
+def words_taken(scratch, monkeypatch):
+    """words -> (outcome, what a file shows there) of either implementation, in fresh layers."""
+
+    def take(implementation, words):
+        base = mkdir(scratch / implementation.name)
+        for name in ("a", "b", "c", "d", "a:b", "a\\b", "a,b", "e f"):
+            write(base / name / name, name)
+            write(base / name / "common", name)
+        for name in ("u/in", "w", "point"):
+            mkdir(base / name)
+        write(base / "file")
+        monkeypatch.chdir(base)
+        layers = Layers.__new__(Layers)
+        layers.point = base / "point"
+        layers.words = lambda case: words
+        try:
+            err = implementation.mount(layers, {"access": ABSENT})
+            if err:
+                return errno.errorcode[err]
+            try:
+                return sorted(os.listdir("point")), (layers.point / "common").read_text()
+            finally:
+                implementation.umount(layers)
+        finally:
+            monkeypatch.chdir("/")
+            lib.remove_tree(base)
+
+    return take
+
+
+@pytest.mark.root("overlapping layers, data-only ones without a word about xattrs")
+def test_every_form_of_layers(words_taken):
+    failures = []
+    for words in LAYER_WORDS:
+        kernel, plyfs = words_taken(Kernel(), words), words_taken(Plyfs(), words)
+        if kernel != plyfs and not (words == "lowerdir+=a" and kernel == "EINVAL"):
+            failures.append(f"{words}: kernel {kernel}, plyfs {plyfs}")
+    assert not failures, "\n".join(failures)

@@ -134,6 +134,36 @@ def links_of_an_unlinked_lower_file(op, args, expected, got, kernel, plyfs):
     return os.readlink("/proc/self/fd/%d" % kernel.fd(args["h"])).endswith(" (deleted)")
 
 
+def index_counted(op, args, expected, got, kernel, plyfs):
+    """
+    With nfs_export everything that is copied up has an entry in the index. What had one name only
+    has no count of its own, and once it was forgotten the kernel's overlayfs shows that of upper,
+    one too many for the entry. plyfs goes on showing how many names there are.
+    """
+    if not kernel.indexes_all or "nlink" not in expected or "nlink" not in got:
+        return False
+    rest = {**expected, "nlink": 0} == {**got, "nlink": 0}
+    return rest and counts_its_index(None, "nlink", expected["nlink"], got["nlink"])
+
+
+def counts_its_index(path, field, expected, got, kernel=None, plyfs=None):
+    """See index_counted()."""
+    return (field == "nlink" and isinstance(expected, int) and expected - 1 == got
+            and (kernel is None or kernel.indexes_all))
+
+
+def redirect_of_another_alias(op, args, expected, got, kernel, plyfs):
+    """
+    A metacopy that gets another name is redirected to where it was found. With an index it may have
+    several names (see without_other_aliases()), and that of the kernel's choice be too long.
+    """
+    if op not in ("link", "link_empty", "rename") or expected != {"error": "EXDEV"}:
+        return False
+    if "error" in got or not plyfs.indexed or len(args.get("p", b"")) < 200:
+        return False
+    raise Parted
+
+
 def names_with_errors(op, args, expected, got, kernel, plyfs):
     """
     The kernel's overlayfs lists a name whose lookup fails (a redirect that may not be followed, a
@@ -384,7 +414,7 @@ OPERATIONS = [
     mtime_of_mappings, changes_to_unlinked_lower_file, stale_mapping, write_to_stale_mapping,
     other_holes, names_that_are_not_there, exact_xattr_sizes, both_refuse, truncate_of_nothing,
     copies_more, rename_of_one_file, reading_a_directory, unknown_to_the_vfs,
-    names_with_errors, mtime_of_metacopy, removal_of_no_acl, links_of_an_unlinked_lower_file, empty_but_for_whiteouts,
+    names_with_errors, index_counted, redirect_of_another_alias, mtime_of_metacopy, removal_of_no_acl, links_of_an_unlinked_lower_file, empty_but_for_whiteouts,
 ]
 
 # ---- trees
@@ -442,10 +472,63 @@ def mtime_of_mapped_files(path, field, expected, got, kernel, plyfs):
                                   expected, got, plyfs))
 
 
+def birth_above_an_alias(path, field, expected, got, kernel, plyfs):
+    """See without_other_aliases(): one of the two has copied this directory up."""
+    return (field == "btime" and "new" in (expected, got) and plyfs is not None and plyfs.indexed
+            and os.path.isdir(plyfs.root + b"/" + path))
+
+
+def counted_in_trees(path, field, expected, got, kernel, plyfs):
+    """See index_counted()."""
+    return kernel is not None and counts_its_index(path, field, expected, got, kernel)
+
+
 TREES = [
-    mtime_of_mapped_files, birth_of_the_lower, whiteouts_listed, errors_listed, fewer_blocks,
+    mtime_of_mapped_files, counted_in_trees, birth_above_an_alias, birth_of_the_lower, whiteouts_listed, errors_listed, fewer_blocks,
     capability_after_mapping,
 ]
+
+
+# ---- uppers on disk
+
+
+def without_other_aliases(found, expected, got, prefix):
+    """
+    With an index the names of a hard link in a lower layer are one inode, and FUSE does not say by
+    which of them it was opened: the name that plyfs copies up, and the directories above it, may
+    not be those that the kernel's overlayfs does. The index, and what it counts, is the same.
+    """
+    names = [_indexed(t) for t in (expected, got)]
+    aliases = {p for index in names[0].keys() | names[1].keys()
+               if names[0].get(index) != names[1].get(index)
+               for n in names for p in n.get(index, ())}
+    marks = {prefix + b"nlink", prefix + b"redirect"}
+
+    def above(path, t):
+        """Whether a directory holds nothing but what came up for the sake of an alias."""
+        below = [q for q in t if q.rpartition(b"/")[0] == path and q]
+        return prefix + b"origin" in t[path].get("xattrs", {}) and all(
+            q in aliases or t[q]["type"] == "d" and above(q, t) for q in below)
+
+    def allowed(path, field, a, b):
+        if path in aliases:
+            if field == "xattrs":
+                return not {k for k in a.keys() | b.keys() if a.get(k) != b.get(k)} - marks
+            return field in ("missing", "extra", "nlink", "same as")
+        if field in ("missing", "extra"):
+            return "d" in (a, b) and above(path, expected if b is None else got)
+        return False
+
+    return [d for d in found if not allowed(*d)]
+
+
+def _indexed(t):
+    """{entry of the index: all names of that file, the entry among them}"""
+    groups = {}
+    for path, e in t.items():
+        if "same as" in e:
+            groups.setdefault(e["same as"], set()).add(path)
+    return {p: group for group in groups.values() for p in group if p.startswith(b"(index)/")}
 
 
 def operation_allowed(*difference):

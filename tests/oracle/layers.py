@@ -213,11 +213,11 @@ def _layer(making, lower, last, depth, fill):
 
 
 def _data_layers(rng):
-    """Data-only layers: files by any name, nothing else that a union could show."""
+    """Data-only layers: files that no other layer has the names of."""
     out = []
     for _ in range(rng.choice([1, 1, 2, 3])):
         objects = [{"kind": "root", "p": b""}]
-        for top in rng.sample(v.NAMES, 2):
+        for top in rng.sample([b"da", b"db", b"dc"], 2):
             objects.append({"kind": "dir", "p": top})
             for name in rng.sample(v.NAMES, rng.randrange(1, 4)):
                 obj = {"kind": "file", "p": top + b"/" + name, "time": v.old_time(rng)}
@@ -228,7 +228,11 @@ def _data_layers(rng):
 
 
 def _files(objects):
-    return {o["p"]: o["size"] for o in objects if o["kind"] == "file"}
+    sizes = {o["p"]: o["size"] for o in objects if o["kind"] == "file"}
+    for o in objects:
+        if o["kind"] == "link" and o["to"] in sizes:
+            sizes[o["p"]] = sizes[o["to"]]
+    return sizes
 
 
 def plan(rng, more=None, allowed=()):

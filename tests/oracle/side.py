@@ -48,6 +48,8 @@ class Side:
         self.maps = [None] * MAPS
         self.scratch = os.memfd_create("oracle")
         self.flagged = False  # whether any file was ever made immutable or append-only
+        self.indexed = False  # whether hard links of lower layers are known by an index
+        self.indexes_all = False  # whether everything that is copied up is, by nfs_export
         self.mapped = False  # whether any file was ever mapped
         self.written_by_mapping = set()  # inode numbers
         self.dirs = {}  # slot -> names seen and names there at opendir

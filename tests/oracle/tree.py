@@ -165,10 +165,11 @@ def compare(expected, got):
     return out
 
 
-def check_inos(tree):
+def check_inos(tree, kept=ANY + "d"):
     """
     What plyfs promises of inode numbers: d_ino is st_ino everywhere, one st_dev, and no number for
-    two objects: two names share one only as links of the same file.
+    two objects: two names share one only as links of the same file. @kept: the types of what keeps
+    its number when it is copied up and forgotten.
     """
     out = []
     by_ino = {}
@@ -178,7 +179,7 @@ def check_inos(tree):
     for path, e in tree.items():
         if "_ino" not in e:
             continue
-        if e.get("_d_ino", e["_ino"]) != e["_ino"]:
+        if e["type"] in kept and e.get("_d_ino", e["_ino"]) != e["_ino"]:
             out.append((path, "d_ino", e["_ino"], e["_d_ino"]))
         if e.get("_dot", e["_ino"]) != e["_ino"]:
             out.append((path, "d_ino of .", e["_ino"], e["_dot"]))
@@ -189,15 +190,16 @@ def check_inos(tree):
     return out
 
 
-def check_constant(reference_before, reference, before, tree, trusted):
+def check_constant(reference_before, reference, before, tree, trusted, kept=ANY + "d"):
     """
     Inode numbers stay: where the reference kept its own number from one look to the next, so must
     the other. @trusted(ino) says whether equal numbers on the reference side mean the same object.
+    @kept: see check_inos().
     """
     out = []
     for path, e in tree.items():
         old, ref, ref_old = before.get(path), reference.get(path), reference_before.get(path)
-        if not (old and ref and ref_old) or "_ino" not in e:
+        if not (old and ref and ref_old) or "_ino" not in e or e["type"] not in kept:
             continue
         if (ref.get("_ino") == ref_old.get("_ino") and ref.get("_dev") == ref_old.get("_dev")
                 and ref["type"] == ref_old["type"] and trusted(ref.get("_ino"))
