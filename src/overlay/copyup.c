@@ -506,15 +506,15 @@ static int fill(struct copyup *c, const struct kept *k)
 
 /*
  * All of the data is on disk: the file is cut to what is wanted, and is no metacopy any more. @i's
- * lock is held. A crash between cutting and unmarking leaves a metacopy that is as long as wanted.
+ * lock is held. A crash between these two leaves a metacopy that is as long as wanted, of which the
+ * kernel's overlayfs shows the length, and all of the data to who reads on.
  */
 static int unmark(struct copyup *c, const struct kept *k)
 {
-	int err = 0;
+	int err = put_back(c, k);
 
-	if (c->size < (off_t)k->st.stx_size && ftruncate(c->fd, c->size) < 0)
-		return -errno;
-	err = put_back(c, k);
+	if (err == 0 && c->size < (off_t)k->st.stx_size && ftruncate(c->fd, c->size) < 0)
+		err = -errno;
 	if (err == 0)
 		err = at_removexattr(c->fd, "", xname(c->o, FMT_METACOPY));
 	return err == -ENODATA ? 0 : err;

@@ -10,7 +10,8 @@
  *                         child; the two parents of a rename by address, under topology.
  *   3. ovl_inode.lock     of other objects, two of them by address: where the object is.
  *   4. ovl.whiteout_lock  the shared whiteout.
- *   5. leaves, never two at once: the table's shards, the name and link shards, the fd cache.
+ *   5. leaves, never two at once: the table's shards, the name and link shards, the fd cache,
+ *                         the survey.
  * None of them is held across a copy of data, a wait for another request, or a reply.
  */
 #pragma once

@@ -53,6 +53,7 @@ typedef bool (*layer_filldir)(void *ctx, const char *name, size_t len, uint64_t 
 #define LAYER_NO_ID ((uint32_t)-1)
 
 struct layer_ops {
+	/* What is mounted inside a layer has STATX_ATTR_MOUNT_ROOT. */
 	int (*stat)(struct layer_ref *at, const char *name, struct statx *st);
 	/* @path may have several components; none of them is followed if it is a symlink. */
 	int (*open)(struct layer_ref *at, const char *path, enum layer_open how,

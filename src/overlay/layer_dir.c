@@ -111,7 +111,10 @@ static int stat_foreign(struct layer_ref *at, const char *name, struct statx *st
 	int flags = AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT | AT_STATX_DONT_SYNC |
 		    (*name ? 0 : AT_EMPTY_PATH);
 
-	return statx(at->fd, name, flags, AT_STATX_WANTED, st) < 0 ? -errno : 0;
+	if (statx(at->fd, name, flags, AT_STATX_WANTED, st) < 0)
+		return -errno;
+	st->stx_attributes |= STATX_ATTR_MOUNT_ROOT; /* unknown to Linux before 5.8 */
+	return 0;
 }
 
 static int dir_stat(struct layer_ref *at, const char *name, struct statx *st)
