@@ -108,9 +108,11 @@ static const struct judge_words words[FSCK_KIND_COUNT] = {
 	[FSCK_WORK_HIDDEN] = { "work-hidden", FSCK_NOTE, "may not be read and was not checked",
 			       NULL },
 	[FSCK_VOLATILE] = { "volatile", FSCK_LOST,
-			    "a volatile mount did not end cleanly: upperdir may be damaged", NULL },
+			    "used by a volatile mount: upperdir may lack data if there was a crash",
+			    NULL },
 	[FSCK_VOLATILE_DISCARD] = { "volatile", FSCK_ASK,
-				    "a volatile mount did not end cleanly: upperdir may be damaged",
+				    "used by a volatile mount: upperdir may lack data if there was "
+				    "a crash",
 				    "remove the mark" },
 	[FSCK_INDEX_ROOT] = { "index-root", FSCK_ASK,
 			      "upperdir was indexed with another lowerdir: index=on cannot mount "
