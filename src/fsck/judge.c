@@ -108,7 +108,7 @@ static const struct judge_words words[FSCK_KIND_COUNT] = {
 	[FSCK_WORK_HIDDEN] = { "work-hidden", FSCK_NOTE, "may not be read and was not checked",
 			       NULL },
 	[FSCK_VOLATILE] = { "volatile", FSCK_LOST,
-			    "used by a volatile mount: upperdir may lack data if there was a crash",
+			    "used by a volatile mount: after a crash upperdir may lack data",
 			    NULL },
 	[FSCK_VOLATILE_DISCARD] = { "volatile", FSCK_ASK,
 				    "used by a volatile mount: upperdir may lack data if there was "
