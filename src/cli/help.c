@@ -109,13 +109,13 @@ const char cli_status_help_text[] =
 	"Values are escaped as in /proc/self/mountinfo: space, tab, newline and \\ are \\ooo.\n"
 	"Only root and the user who mounted are answered.\n"
 	"Exit status: 0 done, 1 called wrongly, 2 system error, 32 no answer.\n";
+
 const char cli_fsck_help_text[] =
 	"Usage: plyfs fsck [-n | -p | -y | -r] [-v] -o OPTIONS\n"
 	"       fsck.plyfs [-n | -p | -y | -r] [-v] MOUNTPOINT | OPTIONS\n"
 	"\n"
-	"Checks an upper layer, with its workdir, against the lower layers. The layers must not "
-	"be\n"
-	"mounted. On a terminal it asks before each repair; elsewhere it only reports.\n"
+	"Checks an upper layer, with its workdir, against the lower layers. They must not\n"
+	"be mounted. On a terminal it asks before each repair; elsewhere it only reports.\n"
 	"\n"
 	"  -n                  only report; works on layers in use, with a warning\n"
 	"  -p, -a              repair what is safe, without asking\n"
@@ -128,38 +128,31 @@ const char cli_fsck_help_text[] =
 	"  -h, --help          this text\n"
 	"  -V, --version       the version\n"
 	"\n"
-	"MOUNTPOINT is looked up in /etc/fstab. Without upperdir= the topmost lower layer is "
-	"checked\n"
-	"and never repaired.\n"
+	"MOUNTPOINT is looked up in /etc/fstab. Without upperdir= the lower layers are\n"
+	"checked, each against those below it, and never repaired.\n"
 	"\n"
-	"Exit status, the sum of: 0 no errors, 1 errors repaired, 4 errors left, 8 operational "
-	"error,\n"
-	"16 called wrongly, 32 cancelled.\n";
+	"Exit status, the sum of: 0 no errors, 1 errors repaired, 4 errors left,\n"
+	"8 operational error, 16 called wrongly, 32 cancelled.\n";
 
 const char cli_convert_help_text[] =
 	"Usage: plyfs convert --to=kernel|fuse-overlayfs [-n] [-v] UPPERDIR...\n"
 	"\n"
-	"Turns the marks of fuse-overlayfs (.wh.NAME, .wh..wh..opq, user.fuseoverlayfs.*) in "
-	"upper\n"
-	"layers into those of the kernel's overlayfs, which plyfs shares, and back. The layers "
-	"must\n"
-	"not be mounted.\n"
+	"Turns the marks of fuse-overlayfs (.wh.NAME, .wh..wh..opq, user.fuseoverlayfs.*)\n"
+	"in upper layers into those of the kernel's overlayfs, which plyfs shares, and\n"
+	"back. The layers must not be mounted.\n"
 	"\n"
 	"  --to=FORM           kernel or fuse-overlayfs\n"
 	"  -n, --dry-run       only say what would be done\n"
-	"  --userxattr         marks in user.overlay.* (by itself where trusted.overlay.* cannot "
-	"be\n"
-	"                      written); --trusted: in trusted.overlay.*\n"
-	"  --image             where there is both NAME and .wh.NAME, NAME is new, as in layers "
-	"of\n"
-	"                      container images; without it such a pair is left\n"
+	"  --userxattr         marks in user.overlay.* (by itself where trusted.overlay.*\n"
+	"                      cannot be written); --trusted: in trusted.overlay.*\n"
+	"  --image             where there is both NAME and .wh.NAME, NAME is new, as in\n"
+	"                      layers of images; without it such a pair is left\n"
 	"  -v, --verbose       say what was done\n"
 	"  -h, --help          this text\n"
 	"  -V, --version       the version\n"
 	"\n"
-	"Exit status, the sum of: 0 converted, 4 something was left, 8 operational error, 16 "
-	"called\n"
-	"wrongly, 32 cancelled.\n";
+	"Exit status, the sum of: 0 converted, 4 something was left, 8 operational error,\n"
+	"16 called wrongly, 32 cancelled.\n";
 
 int cli_print(const char *text)
 {
