@@ -74,6 +74,9 @@ static int add_options(struct checking *c, const char *list)
 
 static int add_name(struct checking *c, const char *name)
 {
+	/* What is a device to fsck(8) may be the layers themselves. */
+	if (!strncmp(name, "lowerdir", strlen("lowerdir")) && strchr(name, '='))
+		return add_options(c, name);
 	if (c->name) {
 		log_error("too many arguments: '%s' after '%s'", name, c->name);
 		return -EINVAL;

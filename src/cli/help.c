@@ -111,7 +111,7 @@ const char cli_status_help_text[] =
 	"Exit status: 0 done, 1 called wrongly, 2 system error, 32 no answer.\n";
 const char cli_fsck_help_text[] =
 	"Usage: plyfs fsck [-n | -p | -y | -r] [-v] -o OPTIONS\n"
-	"       fsck.plyfs [-n | -p | -y | -r] [-v] MOUNTPOINT\n"
+	"       fsck.plyfs [-n | -p | -y | -r] [-v] MOUNTPOINT | OPTIONS\n"
 	"\n"
 	"Checks an upper layer, with its workdir, against the lower layers. The layers must not "
 	"be\n"

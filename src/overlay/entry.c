@@ -188,6 +188,8 @@ int ovl_lookup(struct ovl *o, ovl_node parent, const char *name, struct ovl_entr
 	if (!dir)
 		return err;
 	err = lookup_entry(o, dir, name, &i, out);
+	if (err == 0)
+		index_prefer_name(i, dir, name); /* it is likely to be the one that is used next */
 	inode_put(o, i);
 	inode_put(o, dir);
 	return err;

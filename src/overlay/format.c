@@ -130,10 +130,10 @@ int fmt_redirect_check(const char *value, size_t size)
 {
 	const char *end = value + strnlen(value, size);
 
-	size = (size_t)(end - value);
 	if (size == 0)
 		return -EINVAL;
-	if (*value != '/')
+	size = (size_t)(end - value);
+	if (size == 0 || *value != '/') /* a name that is empty is refused when it is looked up */
 		return memchr(value, '/', size) ? -EINVAL : 0;
 	while (value < end) { /* at a slash, which a component has to follow */
 		const char *start = ++value;

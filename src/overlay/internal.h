@@ -11,7 +11,8 @@
  *   3. ovl_inode.lock     of other objects, two of them by address: where the object is.
  *   4. ovl.whiteout_lock  the shared whiteout.
  *   5. ovl.modes_lock     modes of upper objects that are not what they should be for a moment.
- *   6. leaves, never two at once: the table's shards, the name and link shards, the fd cache.
+ *   6. leaves, never two at once: the table's shards, the name and link shards, the fd cache,
+ *                         the survey.
  * None of them is held across a copy of data, a wait for another request, or a reply.
  */
 #pragma once

@@ -152,7 +152,7 @@ static int look_single(struct walk *w, struct layer_ref *at, const char *comp, s
 
 	/* Made by hand, redirects may hold these; the kernel's lookup_one() gives EACCES as well.
 	 */
-	if (!strcmp(comp, ".") || !strcmp(comp, ".."))
+	if (!*comp || !strcmp(comp, ".") || !strcmp(comp, ".."))
 		return -EACCES;
 	err = layer_stat(at, comp, &f->st);
 	if (err == -ENOENT || err == -ENAMETOOLONG)
@@ -372,9 +372,17 @@ void looked_up_free(struct looked_up *l)
 /* An object copied up by an older kernel, or by hand, may lack its origin: add it, as the kernel
  * does. */
 static void fix_origin(struct ovl *o, struct ovl_inode *dir, struct layer_ref *upper,
-		       const char *name, struct layer_ref *lower)
+		       const char *name, struct layer_ref *lower, const char *lower_name)
 {
-	if (origin_store(o, lower, name, upper, name) >= 0)
+	autoref struct layer_ref *found = NULL;
+
+	if (*lower_name == '/') {
+		if (open_ref(o, lower->layer->root, lower_name + 1, LAYER_OPEN_PATH, &found) < 0)
+			return;
+		lower = found;
+		lower_name = "";
+	}
+	if (origin_store(o, lower, lower_name, upper, name) >= 0)
 		mark_impure(o, dir, upper);
 }
 
@@ -503,9 +511,9 @@ static int look_lower(struct lookup *l, struct layer *layer, struct layer_ref *a
 	if (r <= 0)
 		return r;
 	*found = true;
-	if (l->have_upper && !l->hit_count && l->w.is_dir && !l->upper_origin && !redirected &&
-	    !o->no_xattr)
-		fix_origin(o, l->dir, upper, name, at);
+	if (l->have_upper && !l->hit_count && l->w.is_dir && !l->upper_origin && !o->no_xattr)
+		fix_origin(o, l->dir, upper, name, redirected && *used == '/' ? layer->root : at,
+			   redirected ? used : name);
 	if (!origin_fits(l, upper, name, &r)) {
 		l->w.stop = true;
 		return r;

@@ -28,19 +28,71 @@ struct data_place *data_place_new(unsigned int layer, const char *path, uint64_t
 	return data;
 }
 
+/*
+ * Takes ".." out of a path in a data-only layer, which the kernel follows there as long as it stays
+ * beneath the root; what it is taken from has to be a directory. Layers are opened without any.
+ */
+static int take_out_dotdot(struct ovl *o, unsigned int layer, char *path)
+{
+	char *end = path; /* of what is kept; what is left begins at @in */
+
+	for (char *in = path; *in;) {
+		size_t len = strcspn(in, "/");
+		bool dotdot = len == 2 && !memcmp(in, "..", 2);
+
+		if (dotdot) {
+			autoref struct layer_ref *dir = NULL;
+			struct statx st;
+			int err;
+
+			if (end == path)
+				return -EXDEV;
+			end[-1] = '\0';
+			err = open_path(o, layer_ref_get(o->layers[layer].root), path,
+					LAYER_OPEN_PATH, &dir);
+			if (err == 0)
+				err = layer_stat(dir, "", &st);
+			if (err == 0 && !S_ISDIR(st.stx_mode))
+				err = S_ISLNK(st.stx_mode) ? -ELOOP : -ENOTDIR;
+			if (err < 0)
+				return err;
+			for (end--; end > path && end[-1] != '/';)
+				end--;
+		} else if (len != 1 || *in != '.') {
+			memmove(end, in, len);
+			end += len;
+			*end++ = '/';
+		}
+		in += in[len] ? len + 1 : len;
+	}
+	if (end > path)
+		end--;
+	*end = '\0';
+	return end > path ? 0 : -ENOENT;
+}
+
+/* Devices and pipes must not even be opened. */
 static int open_regular(struct ovl *o, unsigned int layer, const char *path, struct statx *st,
 			struct layer_ref **out)
 {
-	int err = open_path(o, layer_ref_get(o->layers[layer].root), path, LAYER_OPEN_READ, out);
+	autofree char *plain = strstr(path, "..") ? malloc(strlen(path) + 2) : NULL;
+	autoref struct layer_ref *found = NULL;
+	int err = 0;
 
-	if (err < 0)
-		return err;
-	err = layer_stat(*out, "", st);
+	if (strstr(path, "..")) {
+		if (!plain)
+			return -ENOMEM;
+		memcpy(plain, path, strlen(path) + 1);
+		err = take_out_dotdot(o, layer, plain);
+	}
+	if (err == 0)
+		err = open_path(o, layer_ref_get(o->layers[layer].root), plain ? plain : path,
+				LAYER_OPEN_PATH, &found);
+	if (err == 0)
+		err = layer_stat(found, "", st);
 	if (err == 0 && !S_ISREG(st->stx_mode))
 		err = -ENOENT;
-	if (err < 0)
-		layer_ref_put(take_ref(out));
-	return err;
+	return err < 0 ? err : open_ref(o, found, "", LAYER_OPEN_READ, out);
 }
 
 /* In the data-only layers, topmost first. */

@@ -47,7 +47,7 @@ static const char *find_fault(const struct ovl *o, const struct fmt_metacopy *ma
 {
 	struct fmt_metacopy actual = { 0 };
 
-	if (!mark->digest_size)
+	if (!mark->digest_size || !mark->algorithm)
 		return o->features.verity == OVL_VERITY_REQUIRE ? "the metacopy holds no digest"
 								: NULL;
 	if (measure(data, &actual) < 0)
@@ -72,7 +72,8 @@ int verity_check(struct ovl *o, struct ovl_inode *i, struct layer_ref *at, const
 	n = mark_get(o, at, name, FMT_METACOPY, value, sizeof(value));
 	if (n < 0)
 		return (int)n;
-	err = fmt_metacopy_decode(value, (size_t)n, &mark);
+	/* As for the kernel a value without room for a digest says nothing else either. */
+	err = fmt_metacopy_decode(value, n > FMT_METACOPY_MIN ? (size_t)n : 0, &mark);
 	if (err < 0)
 		return err;
 	fault = find_fault(o, &mark, data);

@@ -94,8 +94,10 @@ static void try_redirect(const char *value, size_t size)
 	check(rc == 0 || rc == -EINVAL);
 	if (rc < 0)
 		return;
-	/* one name, or a path of names that are not empty */
-	check(len > 0);
+	/* one name, which may be empty if there is a value, or a path of names that are not */
+	check(size > 0);
+	if (len == 0)
+		return;
 	check(*value == '/' || !memchr(value, '/', len));
 	check(value[len - 1] != '/');
 	check(!memmem(value, len, "//", 2));

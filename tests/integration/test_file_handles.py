@@ -25,7 +25,7 @@ pytestmark = pytest.mark.root("opening by handle takes CAP_DAC_READ_SEARCH")
 NFS = "index=on,nfs_export=on"
 REDIRECT = NFS + ",redirect_dir=on"
 READ_ONLY = "nfs_export=on,redirect_dir=nofollow"
-AT_HANDLE_FID = 0x200
+AT_HANDLE_FID, AT_HANDLE_CONNECTABLE = 0x200, 0x002
 MAX_HANDLE = 128
 
 
@@ -271,6 +271,24 @@ def test_upward_from_a_directory(union):
                 seen.append(os.readlink(f"/proc/self/fd/{fd}"))
         above = [os.fspath(p) for p in (point / path).parents][: len(seen)]
         assert seen == above
+
+
+@pytest.mark.plyfs_only("the kernel's overlayfs makes none")
+def test_connectable_handles(union):
+    """The handle of a file that holds its directory too leads to a file whose path is known."""
+    make_layers(union)
+    point = union.mount(NFS)
+    names = ("dir/inner/leaf", "updir/inner/x", "merged/low", "file")
+    try:
+        handles = {name: encode(point / name, AT_HANDLE_CONNECTABLE) for name in names}
+    except OSError as e:
+        assert e.errno == errno.EINVAL
+        pytest.skip("the kernel makes no connectable handles: Linux 6.13 does")
+    union.remount()
+    for name, handle in handles.items():
+        drop_caches()
+        with opened(point, handle) as fd:
+            assert os.readlink(f"/proc/self/fd/{fd}") == os.fspath(point / name)
 
 
 def test_a_file_that_is_opened_by_handle_is_a_whole_file(union):

@@ -904,6 +904,25 @@ def test_name_that_fsck_runs(union):
     assert done.returncode == FIXED and "whiteout-needless" in done.stdout, done
 
 
+@pytest.mark.skipif(not shutil.which("fsck"), reason="fsck(8) is not installed")
+@pytest.mark.parametrize("args", [["LAYERS", "-n"], ["-n", "LAYERS"], ["LAYERS", "--", "-n"]])
+def test_fsck_finds_it_by_the_type(union, args):
+    union.lower()
+    lib.make_whiteout(union.upper / "needless")
+    directory = lib.mkdir(union.base / "bin")
+    os.symlink(lib.settings.plyfs, directory / "fsck.plyfs")
+    done = subprocess.run(
+        ["fsck", "-T", "-t", "plyfs", *(a.replace("LAYERS", options(union)) for a in args)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=30,
+        stdin=subprocess.DEVNULL,
+        env={**os.environ, "PATH": f"{directory}:{os.environ['PATH']}"},
+    )
+    assert done.returncode == LEFT and "whiteout-needless" in done.stdout, done
+
+
 @root_only
 def test_mountpoint_of_fstab(union):
     lib.make_whiteout(union.upper / "needless")

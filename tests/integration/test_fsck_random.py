@@ -135,12 +135,17 @@ def shown(union, features, impl):
         out, stack = {}, [""]
         while stack:
             rel = stack.pop()
-            for name in sorted(os.listdir(root / rel)):
+            try:
+                names = sorted(os.listdir(root / rel))
+            except OSError as e:
+                out[rel] = [errno.errorcode[e.errno]]
+                continue
+            for name in names:
                 path = os.path.join(rel, name)
                 try:
                     st = os.lstat(root / path)
                 except OSError as e:
-                    out[path] = errno.errorcode[e.errno]
+                    out[path] = [errno.errorcode[e.errno]]
                     continue
                 kind = stat.S_IFMT(st.st_mode)
                 entry = [oct(st.st_mode), st.st_uid, st.st_mtime_ns]
