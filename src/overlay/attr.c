@@ -220,7 +220,11 @@ int ovl_setattr(struct ovl *o, const struct ovl_caller *caller, ovl_node node,
 	if (err == 0)
 		err = reach_settled(o, caller, i, &r);
 	if (err == 0) {
+		if (!o->overrides_modes)
+			pthread_mutex_lock(&o->modes_lock);
 		err = set_others(caller, set, layer_fd(r.at), r.name, i->type == DT_LNK);
+		if (!o->overrides_modes)
+			pthread_mutex_unlock(&o->modes_lock);
 		if (err == 0)
 			err = layer_stat(r.at, r.name, out);
 		if (err == 0)

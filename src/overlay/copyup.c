@@ -72,6 +72,7 @@ struct copyup {
 	int fd;                   /* of a regular file, or of a directory that is synced */
 	bool meta;                /* its data stays in lower */
 	struct fmt_metacopy mark; /* and has this digest */
+	struct layer_ref *to;     /* the upper object, to be filled */
 	bool broken_link;         /* a lower hard link that loses its other names */
 	bool has_origin;
 };
@@ -443,52 +444,63 @@ struct kept {
 	struct statx st;
 	char capability[64]; /* struct vfs_ns_cap_data has 24 */
 	ssize_t capability_size;
-	bool widened; /* its mode forbade it to us */
 };
 
 #define CAPABILITY "security.capability"
 
+/* Not as its contents are: an append-only file cannot be filled. */
+static int open_upper(struct ovl *o, struct reach *r)
+{
+	const int flags = O_RDWR | O_NOCTTY | O_NONBLOCK;
+	int fd = open_fd(o, r->at, r->name, flags);
+	mode_t mode;
+
+	if (!mode_forbids(o, r->at, fd) ||
+	    mode_widen(o, r->at, r->name, S_IRUSR | S_IWUSR, &mode) < 0)
+		return fd;
+	fd = open_fd(o, r->at, r->name, flags);
+	mode_restore(o, r->at, r->name, mode);
+	return fd;
+}
+
 static int open_to_fill(struct copyup *c, struct kept *k)
 {
-	const mode_t needed = S_IRUSR | S_IWUSR;
 	struct reach r;
+	int fd;
 	int err = reach(c->o, c->inode, &r);
 
 	if (err < 0)
 		return err;
+	k->capability_size =
+		layer_getxattr(r.at, r.name, CAPABILITY, k->capability, sizeof(k->capability));
 	err = layer_stat(r.at, r.name, &k->st);
-	if (err == 0 && !c->o->overrides_modes && (k->st.stx_mode & needed) != needed) {
-		err = at_chmod(layer_fd(r.at), r.name, (k->st.stx_mode & 07777) | needed);
-		k->widened = err == 0;
-	}
-	if (err == 0) {
-		k->capability_size = layer_getxattr(r.at, r.name, CAPABILITY, k->capability,
-						    sizeof(k->capability));
-		c->fd = open_fd(c->o, r.at, r.name, O_RDWR | O_NOCTTY | O_NONBLOCK);
-		err = c->fd < 0 ? c->fd : 0;
-	}
-	if (err < 0 && k->widened)
-		at_chmod(layer_fd(r.at), r.name, k->st.stx_mode & 07777);
+	fd = err < 0 ? err : open_upper(c->o, &r);
 	reach_done(c->inode, &r);
-	return err;
+	if (fd < 0)
+		return fd;
+	c->to = layer_dir_adopt(&c->o->layers[0], fd, true);
+	if (c->to)
+		return 0;
+	close_fd(fd);
+	return -ENOMEM;
 }
 
 /* Nobody has changed these meanwhile: who wants to waits for the end of the copy-up. */
 static int put_back(struct copyup *c, const struct kept *k)
 {
+	int fd = layer_fd(c->to);
 	struct timespec times[2];
 	struct statx st;
 	int err = 0;
 
 	if (k->capability_size > 0)
-		err = at_setxattr(c->fd, "", CAPABILITY, k->capability, (size_t)k->capability_size,
-				  0);
+		err = at_setxattr(fd, "", CAPABILITY, k->capability, (size_t)k->capability_size, 0);
 	if (err == 0)
-		err = at_statx(c->fd, "", &st);
-	if (err == 0 && st.stx_mode != k->st.stx_mode && !k->widened)
-		err = at_chmod(c->fd, "", k->st.stx_mode & 07777);
+		err = at_statx(fd, "", &st);
+	if (err == 0 && st.stx_mode != k->st.stx_mode)
+		err = at_chmod(fd, "", k->st.stx_mode & 07777);
 	statx_times(&k->st, times);
-	return err < 0 ? err : at_utimens(c->fd, "", times);
+	return err < 0 ? err : at_utimens(fd, "", times);
 }
 
 static int fill(struct copyup *c, const struct kept *k)
@@ -500,8 +512,8 @@ static int fill(struct copyup *c, const struct kept *k)
 		return 0;
 	err = data_open(c->o, c->inode->data, &file);
 	if (err == 0)
-		err = copy_data(file, c->fd, c->size, (off_t)k->st.stx_size, c->caller);
-	return err < 0 ? err : sync_copied(c->o, c->fd, true);
+		err = copy_data(file, layer_fd(c->to), c->size, (off_t)k->st.stx_size, c->caller);
+	return err < 0 ? err : sync_copied(c->o, layer_fd(c->to), true);
 }
 
 /*
@@ -513,11 +525,11 @@ static int unmark(struct copyup *c, const struct kept *k)
 {
 	int err = put_back(c, k);
 
-	if (err == 0 && c->size < (off_t)k->st.stx_size && ftruncate(c->fd, c->size) < 0)
+	if (err == 0 && c->size < (off_t)k->st.stx_size && ftruncate(layer_fd(c->to), c->size) < 0)
 		err = -errno;
 	if (err == 0)
-		err = at_removexattr(c->fd, "", xname(c->o, FMT_METACOPY));
-	return err == -ENODATA ? 0 : err;
+		err = mark_remove(c->o, c->to, "", FMT_METACOPY);
+	return err;
 }
 
 /* The metacopy is as it was, and takes no room for data that counts for nothing. */
@@ -525,8 +537,8 @@ static void unfill(struct copyup *c, const struct kept *k)
 {
 	off_t size = (off_t)k->st.stx_size;
 
-	if (size && ftruncate(c->fd, size) == 0)
-		fallocate(c->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, size);
+	if (size && ftruncate(layer_fd(c->to), size) == 0)
+		fallocate(layer_fd(c->to), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, size);
 	put_back(c, k);
 }
 
@@ -546,8 +558,6 @@ static int fill_metacopy(struct copyup *c)
 		err = unmark(c, &k);
 	if (err < 0)
 		unfill(c, &k);
-	if (k.widened)
-		at_chmod(c->fd, "", k.st.stx_mode & 07777);
 	if (err == 0) {
 		inode_set(i, INODE_UNSYNCED);
 		inode_clear(i, INODE_METACOPY);
@@ -626,6 +636,7 @@ static int copy_up_one(struct ovl *o, const struct ovl_caller *caller, struct ov
 	copyup_end(o, i);
 	lock_drop(&i->lock);
 	layer_ref_put(c.from);
+	layer_ref_put(c.to);
 	layer_ref_put(c.to_dir);
 	if (err == 0) {
 		attr_notify(o, i, false);

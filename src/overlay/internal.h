@@ -10,7 +10,8 @@
  *                         child; the two parents of a rename by address, under topology.
  *   3. ovl_inode.lock     of other objects, two of them by address: where the object is.
  *   4. ovl.whiteout_lock  the shared whiteout.
- *   5. leaves, never two at once: the table's shards, the name and link shards, the fd cache,
+ *   5. ovl.modes_lock     modes of upper objects that are not what they should be for a moment.
+ *   6. leaves, never two at once: the table's shards, the name and link shards, the fd cache,
  *                         the survey.
  * None of them is held across a copy of data, a wait for another request, or a reply.
  */
@@ -214,6 +215,7 @@ struct ovl {
 	_Atomic uint64_t temp_counter;
 	_Atomic uint64_t copied_up;
 
+	pthread_mutex_t modes_lock;
 	pthread_mutex_t whiteout_lock;
 	char whiteout[FMT_TEMP_NAME_MAX]; /* the shared one in work; "": none yet */
 	bool whiteout_no_link;            /* the filesystem cannot link it */
@@ -430,9 +432,25 @@ int origin_stat(struct ovl *o, struct layer_ref *at, const char *name, struct st
 /* Stores the origin of an upper object. 1: it is there; 0: it cannot be, which is no failure. */
 int origin_store(struct ovl *o, struct layer_ref *lower, const char *lower_name,
 		 struct layer_ref *upper, const char *name);
+/*
+ * Who is bound by modes may not even read his own marks where a mode forbids that. An upper object
+ * gets the rights @wanted for the moment. On success ovl.modes_lock is held until mode_restore().
+ */
+int mode_widen(struct ovl *o, struct layer_ref *at, const char *name, mode_t wanted, mode_t *kept);
+void mode_restore(struct ovl *o, struct layer_ref *at, const char *name, mode_t kept);
+/* Whether a failure may be healed so. */
+static inline bool mode_forbids(const struct ovl *o, const struct layer_ref *at, ssize_t err)
+{
+	return unlikely(err == -EACCES) && !o->overrides_modes && at->layer->index == 0;
+}
+/* Reads a private xattr, of an upper object also where its mode forbids that to its owner. */
+ssize_t mark_get(struct ovl *o, struct layer_ref *at, const char *name, enum fmt_xattr which,
+		 void *value, size_t size);
 /* Sets a private xattr of an upper object, also where its mode forbids that to its owner. */
 int mark_set(struct ovl *o, struct layer_ref *at, const char *name, enum fmt_xattr which,
 	     const void *value, size_t size);
+/* The same for one that goes; 0 also when it is not there. */
+int mark_remove(struct ovl *o, struct layer_ref *at, const char *name, enum fmt_xattr which);
 /*
  * Before something with an origin comes into @dir, whose upper directory is @upper. @dir->lock is
  * held, or @dir is being looked up in.

@@ -77,7 +77,7 @@ bool is_whiteout(struct ovl *o, struct layer_ref *at, const char *name, const st
 		return true;
 	if (!S_ISREG(st->stx_mode) || st->stx_size != 0)
 		return false;
-	return layer_getxattr(at, name, xname(o, FMT_WHITEOUT), NULL, 0) >= 0;
+	return mark_get(o, at, name, FMT_WHITEOUT, NULL, 0) >= 0;
 }
 
 static int set_name(struct walk *w, const char *head, size_t head_len, const char *redirect,
@@ -101,9 +101,8 @@ static int set_name(struct walk *w, const char *head, size_t head_len, const cha
 static int apply_redirect(struct walk *w, struct layer_ref *at, const char *comp, size_t head_len,
 			  const char *tail)
 {
-	const char *xattr = xname(w->o, FMT_REDIRECT);
 	autofree char *value = NULL;
-	ssize_t size = layer_getxattr(at, comp, xattr, NULL, 0);
+	ssize_t size = mark_get(w->o, at, comp, FMT_REDIRECT, NULL, 0);
 
 	if (size == -ENODATA || size == -EOPNOTSUPP)
 		return 0;
@@ -112,7 +111,7 @@ static int apply_redirect(struct walk *w, struct layer_ref *at, const char *comp
 	value = malloc((size_t)size + 1);
 	if (!value)
 		return -ENOMEM;
-	size = layer_getxattr(at, comp, xattr, value, (size_t)size);
+	size = mark_get(w->o, at, comp, FMT_REDIRECT, value, (size_t)size);
 	if (size < 0)
 		return (int)size;
 	if (fmt_redirect_check(value, (size_t)size) < 0) {
@@ -186,7 +185,7 @@ static int look_single(struct walk *w, struct layer_ref *at, const char *comp, s
 		w->metacopy = false;
 		if (S_ISREG(f->st.stx_mode) && (f->marks & 1U << FMT_METACOPY)) {
 			/* What it holds is the business of who verifies. */
-			ssize_t n = layer_getxattr(at, comp, xname(o, FMT_METACOPY), NULL, 0);
+			ssize_t n = mark_get(o, at, comp, FMT_METACOPY, NULL, 0);
 
 			if (n == -EACCES)
 				return (int)n;
@@ -210,8 +209,7 @@ static int look_single(struct walk *w, struct layer_ref *at, const char *comp, s
 			return 1;
 		if (f->marks & 1U << FMT_OPAQUE) {
 			char value[2];
-			ssize_t n = layer_getxattr(at, comp, xname(o, FMT_OPAQUE), value,
-						   sizeof(value));
+			ssize_t n = mark_get(o, at, comp, FMT_OPAQUE, value, sizeof(value));
 			enum fmt_opaque opaque = fmt_opaque_value(value, n);
 
 			/* user.* of a directory that we may not read: better nothing than too much
@@ -414,7 +412,7 @@ static unsigned int native_protattr(const struct statx *st)
 static unsigned int marked_protattr(struct ovl *o, struct layer_ref *at, const char *name)
 {
 	char value[32]; /* the kernel reads as much */
-	ssize_t n = layer_getxattr(at, name, xname(o, FMT_PROTATTR), value, sizeof(value));
+	ssize_t n = mark_get(o, at, name, FMT_PROTATTR, value, sizeof(value));
 
 	return fmt_protattr_decode(value, n);
 }

@@ -145,8 +145,7 @@ uint64_t data_blocks(struct data_place *data, uint64_t size)
 /* The redirect of an upper object; NULL: it has none. Owned by the caller. */
 static int redirect_get(struct ovl *o, struct layer_ref *at, const char *name, char **out)
 {
-	const char *xattr = xname(o, FMT_REDIRECT);
-	ssize_t size = layer_getxattr(at, name, xattr, NULL, 0);
+	ssize_t size = mark_get(o, at, name, FMT_REDIRECT, NULL, 0);
 	char *value;
 
 	*out = NULL;
@@ -157,7 +156,7 @@ static int redirect_get(struct ovl *o, struct layer_ref *at, const char *name, c
 	value = malloc((size_t)size + 1);
 	if (!value)
 		return -ENOMEM;
-	size = layer_getxattr(at, name, xattr, value, (size_t)size);
+	size = mark_get(o, at, name, FMT_REDIRECT, value, (size_t)size);
 	if (size < 0 || fmt_redirect_check(value, (size_t)size) < 0) {
 		free(value);
 		return size < 0 ? (int)size : 0;

@@ -53,23 +53,65 @@ int origin_store(struct ovl *o, struct layer_ref *lower, const char *lower_name,
 	return err < 0 ? err : 1;
 }
 
+int mode_widen(struct ovl *o, struct layer_ref *at, const char *name, mode_t wanted, mode_t *kept)
+{
+	struct statx st;
+	int err;
+
+	pthread_mutex_lock(&o->modes_lock);
+	err = layer_stat(at, name, &st);
+	*kept = st.stx_mode & 07777;
+	if (err == 0)
+		err = at_chmod(layer_fd(at), name, *kept | wanted);
+	if (err < 0)
+		pthread_mutex_unlock(&o->modes_lock);
+	return err;
+}
+
+void mode_restore(struct ovl *o, struct layer_ref *at, const char *name, mode_t kept)
+{
+	at_chmod(layer_fd(at), name, kept);
+	pthread_mutex_unlock(&o->modes_lock);
+}
+
+ssize_t mark_get(struct ovl *o, struct layer_ref *at, const char *name, enum fmt_xattr which,
+		 void *value, size_t size)
+{
+	ssize_t n = layer_getxattr(at, name, xname(o, which), value, size);
+	mode_t kept;
+
+	if (!mode_forbids(o, at, n) || mode_widen(o, at, name, S_IRUSR, &kept) < 0)
+		return n;
+	n = layer_getxattr(at, name, xname(o, which), value, size);
+	mode_restore(o, at, name, kept);
+	return n;
+}
+
 int mark_set(struct ovl *o, struct layer_ref *at, const char *name, enum fmt_xattr which,
 	     const void *value, size_t size)
 {
 	int fd = layer_fd(at);
-	struct statx st;
+	mode_t kept;
 	int err = at_setxattr(fd, name, xname(o, which), value, size, 0);
 
-	/* user.* xattrs of a directory that its owner may not write, and we are no more than that
-	 */
-	if (err != -EACCES || o->overrides_modes || at_statx(fd, name, &st) < 0)
-		return err;
-	err = at_chmod(fd, name, (st.stx_mode & 07777) | S_IWUSR);
-	if (err < 0)
+	if (!mode_forbids(o, at, err) || mode_widen(o, at, name, S_IWUSR, &kept) < 0)
 		return err;
 	err = at_setxattr(fd, name, xname(o, which), value, size, 0);
-	at_chmod(fd, name, st.stx_mode & 07777);
+	mode_restore(o, at, name, kept);
 	return err;
+}
+
+int mark_remove(struct ovl *o, struct layer_ref *at, const char *name, enum fmt_xattr which)
+{
+	int fd = layer_fd(at);
+	mode_t kept;
+	int err = at_removexattr(fd, name, xname(o, which));
+
+	if (mode_forbids(o, at, err) && mode_widen(o, at, name, S_IWUSR, &kept) == 0) {
+		err = at_removexattr(fd, name, xname(o, which));
+		mode_restore(o, at, name, kept);
+	}
+	return err == -ENODATA ? 0 : err;
 }
 
 int mark_impure(struct ovl *o, struct ovl_inode *dir, struct layer_ref *upper)

@@ -331,22 +331,20 @@ void reach_done(struct ovl_inode *i, struct reach *r)
 }
 
 /*
- * Opens the contents anew. Rights were checked when the file was opened first; if its mode has
- * changed since and modes bind us, it is made accessible for the moment. @i->lock is held.
+ * Opens the contents. Whether the caller may was checked by who asks us; where modes bind us too,
+ * they are made accessible for the moment. @i->lock is held.
  */
-static int open_contents(struct ovl *o, struct ovl_inode *i, struct reach *r, enum layer_open how,
+static int open_contents(struct ovl *o, struct reach *r, enum layer_open how,
 			 struct layer_ref **out)
 {
-	struct statx st;
 	int err = open_ref(o, r->at, r->name, how, out);
+	mode_t kept;
 
-	if (err != -EACCES || o->overrides_modes || !i->nopen || r->at->layer->index != 0)
-		return err;
-	if (layer_stat(r->at, r->name, &st) < 0 ||
-	    at_chmod(layer_fd(r->at), r->name, (st.stx_mode & 07777) | 0600) < 0)
+	if (!mode_forbids(o, r->at, err) ||
+	    mode_widen(o, r->at, r->name, S_IRUSR | S_IWUSR, &kept) < 0)
 		return err;
 	err = open_ref(o, r->at, r->name, how, out);
-	at_chmod(layer_fd(r->at), r->name, st.stx_mode & 07777);
+	mode_restore(o, r->at, r->name, kept);
 	return err;
 }
 
@@ -383,7 +381,7 @@ static int open_current(struct ovl *o, struct ovl_inode *i, bool write, struct r
 		return write ? -EROFS : open_verified(o, i, r, out);
 	if (write && r->at->layer->index != 0)
 		return -EROFS;
-	err = open_contents(o, i, r, write ? LAYER_OPEN_WRITE : LAYER_OPEN_READ, out);
+	err = open_contents(o, r, write ? LAYER_OPEN_WRITE : LAYER_OPEN_READ, out);
 	if (err == 0)
 		err = layer_stat(*out, "", &st);
 	if (err == 0 && !S_ISREG(st.stx_mode))

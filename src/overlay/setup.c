@@ -608,6 +608,7 @@ int ovl_create(const struct ovl_config *config, struct ovl **out, char *message,
 	o->attr_changed = config->attr_changed;
 	o->ctx = config->ctx;
 	pthread_rwlock_init(&o->topology, NULL);
+	pthread_mutex_init(&o->modes_lock, NULL);
 	pthread_mutex_init(&o->whiteout_lock, NULL);
 	err = open_all(&p);
 	layer_ref_put(p.workdir);
@@ -636,6 +637,7 @@ void ovl_destroy(struct ovl *o)
 	close_fd(o->upper_lock);
 	close_fd(o->work_lock);
 	pthread_rwlock_destroy(&o->topology);
+	pthread_mutex_destroy(&o->modes_lock);
 	pthread_mutex_destroy(&o->whiteout_lock);
 	free(o->layers);
 	free(o->workdir_path);

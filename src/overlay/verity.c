@@ -69,7 +69,7 @@ int verity_check(struct ovl *o, struct ovl_inode *i, struct layer_ref *at, const
 
 	if (o->features.verity == OVL_VERITY_OFF || inode_has(i, INODE_VERIFIED))
 		return 0;
-	n = layer_getxattr(at, name, xname(o, FMT_METACOPY), value, sizeof(value));
+	n = mark_get(o, at, name, FMT_METACOPY, value, sizeof(value));
 	if (n < 0)
 		return (int)n;
 	/* As for the kernel a value without room for a digest says nothing else either. */
