@@ -186,7 +186,8 @@ bool judge_redirect_valid(const char *value, size_t size)
 {
 	const char *end = value + strnlen(value, size);
 
-	if (fmt_redirect_check(value, size) < 0)
+	/* A name that is empty is refused when it is looked up, as the dots are. */
+	if (value == end || fmt_redirect_check(value, size) < 0)
 		return false;
 	while (value < end) {
 		const char *slash = memchr(value, '/', (size_t)(end - value));
