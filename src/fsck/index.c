@@ -32,7 +32,9 @@ struct index {
 	int fd;
 	struct entry *entries;
 	size_t count;
-	bool removed;    /* an entry that shared its inode: what was counted is out of date */
+	bool removed; /* an entry that shared its inode: what was counted is out of date */
+	bool made;    /* an entry that was missing */
+	struct text_set wanted;
 	bool want_lower; /* some entry may have links in lower layers that are seen */
 };
 
@@ -46,6 +48,7 @@ static void index_free(struct index *x)
 	for (size_t n = 0; n < x->count; n++)
 		free(x->entries[n].name);
 	free(x->entries);
+	text_set_free(&x->wanted);
 	close_fd(x->fd);
 }
 
@@ -603,15 +606,20 @@ static int check_indexed(struct index *x, const struct indexed *i)
 	if (x->fd < 0 || size < 0)
 		return 0;
 	fmt_index_name(value, (size_t)size, name);
-	if (has_entry(x, name))
+	/* Another one with the same origin may just have got it. */
+	if (has_entry(x, name) || text_set_has(&x->wanted, name))
 		return 0;
 	fd = handle_open_lower(f, &i->origin, &layer);
 	if (fd < 0)
 		return 0;
+	if (text_set_add(&x->wanted, name) < 0)
+		return -ENOMEM;
 	err = finding(f, FSCK_INDEX_MISSING, i->path, "");
 	if (err <= 0)
 		return err;
-	return repaired(f, FSCK_INDEX_MISSING, i->path, link_entry(x, i->path, name));
+	err = link_entry(x, i->path, name);
+	x->made |= err == 0;
+	return repaired(f, FSCK_INDEX_MISSING, i->path, err);
 }
 
 static int check_all(struct index *x)
@@ -662,5 +670,6 @@ int index_check_missing(struct fsck *f)
 	for (size_t n = 0; n < f->indexed_count && err == 0; n++)
 		err = check_indexed(&x, &f->indexed[n]);
 	index_free(&x);
-	return err;
+	/* What is in it now counts links. */
+	return err == 0 && x.made ? index_check(f) : err;
 }

@@ -83,6 +83,9 @@ static const struct judge_words words[FSCK_KIND_COUNT] = {
 				  "remove the mark" },
 	[FSCK_METACOPY_MOVED] = { "metacopy-moved", FSCK_ASK,
 				  "metacopy that is not redirected to its data", "redirect it" },
+	[FSCK_METACOPY_UNFOLLOWED] = { "metacopy-unfollowed", FSCK_NOTE,
+				       "metacopy, which can be opened with metacopy=on only",
+				       NULL },
 	[FSCK_METACOPY_TWICE] = { "metacopy-twice", FSCK_ASK,
 				  "metacopy with the data of another one, which cannot both be "
 				  "opened",
@@ -105,9 +108,11 @@ static const struct judge_words words[FSCK_KIND_COUNT] = {
 	[FSCK_WORK_HIDDEN] = { "work-hidden", FSCK_NOTE, "may not be read and was not checked",
 			       NULL },
 	[FSCK_VOLATILE] = { "volatile", FSCK_LOST,
-			    "a volatile mount did not end cleanly: upperdir may be damaged", NULL },
+			    "used by a volatile mount: after a crash upperdir may lack data",
+			    NULL },
 	[FSCK_VOLATILE_DISCARD] = { "volatile", FSCK_ASK,
-				    "a volatile mount did not end cleanly: upperdir may be damaged",
+				    "used by a volatile mount: upperdir may lack data if there was "
+				    "a crash",
 				    "remove the mark" },
 	[FSCK_INDEX_ROOT] = { "index-root", FSCK_ASK,
 			      "upperdir was indexed with another lowerdir: index=on cannot mount "
@@ -181,7 +186,8 @@ bool judge_redirect_valid(const char *value, size_t size)
 {
 	const char *end = value + strnlen(value, size);
 
-	if (fmt_redirect_check(value, size) < 0)
+	/* A name that is empty is refused when it is looked up, as the dots are. */
+	if (value == end || fmt_redirect_check(value, size) < 0)
 		return false;
 	while (value < end) {
 		const char *slash = memchr(value, '/', (size_t)(end - value));
@@ -265,15 +271,12 @@ int judge_metacopy(const struct judge_metacopy_facts *f)
 		if (f->below_size == f->size)
 			return f->valid ? FSCK_FINE : FSCK_METACOPY_INVALID;
 		/* A change of size brings the data with it: these two do not belong together. */
-		if (f->moved)
-			return FSCK_METACOPY_MOVED;
-		return f->own_data ? FSCK_METACOPY_FALSE : FSCK_METACOPY_NO_DATA;
-	}
-	if (f->size == 0)
+	} else if (f->size == 0) {
 		return FSCK_METACOPY_EMPTY;
-	if (f->moved)
-		return FSCK_METACOPY_MOVED;
-	return f->own_data ? FSCK_METACOPY_FALSE : FSCK_METACOPY_NO_DATA;
+	}
+	if (f->own_data)
+		return FSCK_METACOPY_FALSE;
+	return f->moved ? FSCK_METACOPY_MOVED : FSCK_METACOPY_NO_DATA;
 }
 
 int judge_nlink(bool valid, long stored, long names, long most)

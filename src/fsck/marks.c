@@ -198,7 +198,9 @@ static int check_metacopy(struct fsck *f, struct level *dir, const struct object
 	kind = judge_metacopy(&m.facts);
 	if (kind == FSCK_FINE) {
 		free(m.place);
-		return 0;
+		if (f->config->features.metacopy)
+			return 0;
+		return min(finding(f, FSCK_METACOPY_UNFOLLOWED, o->path, ""), 0);
 	}
 	detail = kind == FSCK_LOWER_UNREADABLE ? strerror(-m.err)
 		 : kind == FSCK_METACOPY_MOVED ? m.place

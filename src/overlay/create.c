@@ -531,7 +531,7 @@ static int link_inode(struct ovl *o, const struct ovl_caller *caller, struct ovl
 			inode_clear(i, INODE_ORPHAN);
 		}
 		if (layer_stat(dir, name, &st) == 0)
-			inode_put(o, link_insert(o, i, statx_dev(&st), st.stx_ino));
+			entry_linked(o, i, &st);
 	} else {
 		name_free(o, n);
 	}

@@ -31,6 +31,30 @@ static dev_t link_key(const struct looked_up *l)
 	return statx_dev(&l->st) ^ (dev_t)l->lower << 48;
 }
 
+/* No layer has such an index. */
+#define BY_ORIGIN ((dev_t)0xfffe << 48)
+
+/*
+ * Upper files may claim one origin, when one was copied with its xattrs: only the first of them has
+ * its number, or they would pass for one file.
+ */
+static void claim_origin(struct ovl *o, struct ovl_inode *i, const struct looked_up *l)
+{
+	struct ovl_inode *other = link_insert(o, i, l->lower_dev ^ BY_ORIGIN, l->lower_ino);
+
+	if (!other)
+		return;
+	inode_put(o, other);
+	i->ino = ino_compose(o, statx_dev(&l->st), l->st.stx_ino);
+}
+
+void entry_linked(struct ovl *o, struct ovl_inode *i, const struct statx *st)
+{
+	if (inode_has(i, INODE_LINKED) && i->link_dev >> 48 == BY_ORIGIN >> 48)
+		link_remove(o, i);
+	inode_put(o, link_insert(o, i, statx_dev(st), st->stx_ino));
+}
+
 /* @i, found by another name, has one again: the object need not be held open for it any more. */
 static void drop_self(struct ovl_inode *i)
 {
@@ -87,37 +111,61 @@ static int check_single_place(struct ovl *o, struct ovl_inode *parent, const cha
 	return -ESTALE;
 }
 
+/* The inode of what was found, without its name; with a reference. NULL: no memory. */
+static struct ovl_inode *find_or_make(struct ovl *o, struct looked_up *l)
+{
+	dev_t dev = link_key(l);
+	uint64_t ino = l->by_lower ? l->lower_ino : l->st.stx_ino;
+	bool shared = shares_links(o, l);
+	struct ovl_inode *i = shared ? link_find(o, dev, ino) : NULL;
+	struct ovl_inode *other = NULL;
+
+	if (i)
+		return i;
+	i = inode_from(o, l);
+	if (!i)
+		return NULL;
+	lock_take(&i->lock);
+	if (shared && !i->dir)
+		other = link_insert(o, i, dev, ino);
+	if (!other)
+		index_settle(o, i);
+	lock_drop(&i->lock);
+	if (!other)
+		return i;
+	inode_put(o, i);
+	return other;
+}
+
+/* What is known of @i besides its name may be claimed by another one, too. */
+static int settle_claims(struct ovl *o, struct ovl_inode *parent, const char *name,
+			 struct ovl_inode *i, const struct looked_up *l)
+{
+	if (!l->lower_ino)
+		return 0;
+	if (i->dir)
+		return check_single_place(o, parent, name, i, l);
+	if (inode_has(i, INODE_UPPER) && !shares_links(o, l))
+		claim_origin(o, i, l);
+	return 0;
+}
+
 int lookup_instantiate(struct ovl *o, struct ovl_inode *parent, const char *name,
 		       struct looked_up *l, struct ovl_inode **out)
 {
-	dev_t dev = link_key(l);
-	uint64_t link_ino = l->by_lower ? l->lower_ino : l->st.stx_ino;
 	bool alias = l->lower_alias || !(l->flags & INODE_UPPER);
-	struct ovl_inode *i = NULL;
 	struct ovl_inode *other = NULL;
+	struct ovl_inode *i;
 	struct ovl_name *n = name_new(parent, name, strlen(name));
+	int err;
 
 	if (!n)
 		return -ENOMEM;
 	n->layer = alias ? (uint16_t)l->lower : 0;
-	if (shares_links(o, l))
-		i = link_find(o, dev, link_ino);
+	i = find_or_make(o, l);
 	if (!i) {
-		i = inode_from(o, l);
-		if (!i) {
-			name_free(o, n);
-			return -ENOMEM;
-		}
-		lock_take(&i->lock);
-		if (shares_links(o, l) && !i->dir)
-			other = link_insert(o, i, dev, link_ino);
-		if (!other)
-			index_settle(o, i);
-		lock_drop(&i->lock);
-		if (other) {
-			inode_put(o, i);
-			i = other;
-		}
+		name_free(o, n);
+		return -ENOMEM;
 	}
 	lock_take(&i->lock);
 	name_insert(o, n, i, &other);
@@ -128,17 +176,15 @@ int lookup_instantiate(struct ovl *o, struct ovl_inode *parent, const char *name
 	lock_drop(&i->lock);
 	if (other) { /* somebody else looked the same name up meanwhile */
 		inode_put(o, i);
-		i = other;
-	} else if (i->dir && l->lower_ino) {
-		int err = check_single_place(o, parent, name, i, l);
-
-		if (err < 0) {
-			inode_put(o, i);
-			return err;
-		}
+		*out = other;
+		return 0;
 	}
-	*out = i;
-	return 0;
+	err = settle_claims(o, parent, name, i, l);
+	if (err < 0)
+		inode_put(o, i);
+	else
+		*out = i;
+	return err;
 }
 
 int lookup_inode(struct ovl *o, struct ovl_inode *dir, const char *name, struct ovl_inode **out)

@@ -15,9 +15,19 @@
 /* Any: but it must never change, or all handles that clients have become stale. */
 #define GENERATION_SEED 0x706c7966732d6678ULL
 
-static uint32_t generation_of(const char *index_name)
+/* Not of the uuid in it, which depends on uuid= and on what a kernel tells. */
+static uint32_t generation_of(const struct fmt_fh *fh)
 {
-	return (uint32_t)hash_bytes(GENERATION_SEED, index_name, strlen(index_name));
+	return (uint32_t)hash_bytes(GENERATION_SEED ^ fh->type, (const char *)fh->fid, fh->fid_len);
+}
+
+/* The lower object that an index entry is of: its handle is the name. */
+static int entry_handle(const struct index_entry *entry, struct fmt_fh *fh)
+{
+	uint8_t encoded[FMT_FH_MAX];
+	ssize_t size = fmt_index_name_decode(entry->name, encoded);
+
+	return size < 0 ? (int)size : fmt_fh_decode(encoded, (size_t)size, fh);
 }
 
 /*
@@ -42,43 +52,29 @@ static int reach_identity(struct ovl *o, struct ovl_inode *i, struct fmt_fh *fh)
 	return err;
 }
 
-static int identify(struct ovl *o, struct ovl_inode *i, uint32_t *generation)
+static int identify(struct ovl *o, struct ovl_inode *i, struct fmt_fh *fh)
 {
-	char name[FMT_INDEX_NAME_MAX];
-	uint8_t encoded[FMT_FH_MAX];
-	struct fmt_fh fh;
-	ssize_t size;
 	int err;
 
-	if (inode_has(i, INODE_INDEXED)) {
-		*generation = generation_of(i->index->name);
-		return 0;
-	}
-	err = reach_identity(o, i, &fh);
-	/* Copied up meanwhile: the handle may be that of the copy. */
-	if (inode_has(i, INODE_INDEXED)) {
-		*generation = generation_of(i->index->name);
-		return 0;
-	}
-	if (err < 0)
-		return err;
-	size = fmt_fh_encode(&fh, encoded);
-	if (size < 0)
-		return (int)size;
-	fmt_index_name(encoded, (size_t)size, name);
-	*generation = generation_of(name);
-	return 0;
+	if (inode_has(i, INODE_INDEXED))
+		return entry_handle(i->index, fh);
+	err = reach_identity(o, i, fh);
+	/* Copied up meanwhile: what was found may be the copy. */
+	return inode_has(i, INODE_INDEXED) ? entry_handle(i->index, fh) : err;
 }
 
 int ovl_identify(struct ovl *o, ovl_node node, struct ovl_identity *out)
 {
 	struct ovl_inode *i = inode_get(o, node);
+	struct fmt_fh fh;
 	int err;
 
 	if (!i)
 		return -ESTALE;
 	out->number = i->ino;
-	err = identify(o, i, &out->generation);
+	err = identify(o, i, &fh);
+	if (err == 0)
+		out->generation = generation_of(&fh);
 	inode_put(o, i);
 	return err;
 }

@@ -269,12 +269,14 @@ int fmt_fh_decode(const void *value, size_t size, struct fmt_fh *fh)
 	if (size < sizeof(h))
 		return -EINVAL;
 	memcpy(&h, value, sizeof(h));
-	if (h.magic != FH_MAGIC || h.len > size || h.len < sizeof(h))
+	if (h.magic != FH_MAGIC || h.len > size)
 		return -EINVAL;
 	if (h.version > FH_VERSION || (h.flags & ~FH_FLAG_ALL))
 		return -ENODATA;
 	if (!(h.flags & FH_FLAG_ANY_ENDIAN) && (h.flags & FH_FLAG_BIG_ENDIAN) != FH_FLAG_CPU_ENDIAN)
 		return -ENODATA;
+	if (h.len < sizeof(h))
+		return -ESTALE;
 	if (h.len - sizeof(h) > sizeof(fh->fid))
 		return -ENODATA;
 	fh->upper = h.flags & FH_FLAG_PATH_UPPER;
@@ -324,6 +326,8 @@ ssize_t fmt_index_name_decode(const char *name, uint8_t out[FMT_FH_MAX])
 		out[n] = (uint8_t)(high << 4 | low);
 	}
 	err = fmt_fh_decode(out, size, &fh);
+	if (err == -ESTALE) /* that of nothing, and a name all the same */
+		return (ssize_t)size;
 	return err < 0 ? err : FMT_FH_HEADER + fh.fid_len;
 }
 

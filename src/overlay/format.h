@@ -122,7 +122,8 @@ struct fmt_fh {
 ssize_t fmt_fh_encode(const struct fmt_fh *fh, uint8_t out[FMT_FH_MAX]);
 /*
  * 0, or -ENODATA when the origin is unknown (zero length, a newer version, foreign byte order), or
- * -EINVAL when malformed.
+ * -EINVAL when malformed, or -ESTALE when its own length leaves no room for any handle: it is then
+ * unlike every other, as for the kernel.
  */
 int fmt_fh_decode(const void *value, size_t size, struct fmt_fh *fh);
 

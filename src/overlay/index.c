@@ -114,7 +114,7 @@ static int find_entry(struct ovl *o, const char *entry, const struct lower_id *i
 {
 	int err = layer_stat(o->index, entry, st);
 
-	if (err == -ENOENT)
+	if (err == -ENOENT || err == -ENAMETOOLONG)
 		return 0;
 	if (err < 0)
 		return err;

@@ -58,7 +58,10 @@ int index_verify_handle(struct ovl *o, struct layer_ref *at, const char *name, e
 	if (len < 0)
 		return (int)len;
 	size = layer_getxattr(at, name, xname(o, which), stored, sizeof(stored));
-	if (size < 0 || fmt_fh_decode(stored, (size_t)size, &fh) < 0)
+	err = size < 0 ? -ENODATA : fmt_fh_decode(stored, (size_t)size, &fh);
+	if (err == -ESTALE)
+		return err;
+	if (err < 0)
 		return set ? mark_set(o, at, name, which, wanted, (size_t)len) : -ENODATA;
 	/* byte 2 is the length: what follows does not count */
 	return stored[2] == len && !memcmp(stored, wanted, (size_t)len) ? 0 : -ESTALE;
@@ -77,7 +80,7 @@ uint32_t index_read_nlink(struct ovl *o, const char *name, uint32_t lower_nlink,
 	    layer_stat(o->index, name, &st) < 0)
 		return fallback;
 	nlink = (base == FMT_NLINK_LOWER ? lower_nlink : st.stx_nlink) + (int64_t)difference;
-	return nlink > 0 && nlink <= UINT32_MAX ? (uint32_t)nlink : fallback;
+	return nlink > 0 && nlink <= INT_MAX ? (uint32_t)nlink : fallback;
 }
 
 int index_remove(struct ovl *o, const char *name, bool is_dir)
@@ -109,11 +112,14 @@ static int open_entry_dir(struct ovl *o, const char *name, struct layer_ref **ou
 	ssize_t size = layer_getxattr(o->index, name, xname(o, FMT_UPPER), value, sizeof(value));
 	int err;
 
-	if (size < 0 || fmt_fh_decode(value, (size_t)size, &fh) < 0)
-		return -ENODATA;
+	err = size < 0 ? -ENODATA : fmt_fh_decode(value, (size_t)size, &fh);
+	if (err < 0)
+		return err == -ESTALE ? err : -ENODATA;
 	if (memcmp(fh.uuid, upper->uuid, sizeof(fh.uuid)) != 0)
 		return -ESTALE;
 	err = upper->ops->open_handle(upper, &fh, out);
+	if (err == -EINVAL) /* what no object of this filesystem can have */
+		return -ESTALE;
 	if (err == 0)
 		err = layer_stat(*out, "", &st);
 	return err == 0 && !S_ISDIR(st.stx_mode) ? -EIO : err;
@@ -127,8 +133,10 @@ static int check_origin(struct ovl *o, struct layer_ref *at, const char *name, c
 	struct fmt_fh decoded;
 	ssize_t n = layer_getxattr(at, name, xname(o, FMT_ORIGIN), stored, sizeof(stored));
 
-	if (n < 0 || fmt_fh_decode(stored, (size_t)n, &decoded) < 0)
-		return -ENODATA;
+	int err = n < 0 ? -ENODATA : fmt_fh_decode(stored, (size_t)n, &decoded);
+
+	if (err < 0)
+		return err == -ESTALE ? err : -ENODATA;
 	return stored[2] == size && !memcmp(stored, fh, size) ? 0 : -ESTALE;
 }
 

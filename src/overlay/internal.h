@@ -200,7 +200,6 @@ struct ovl {
 	struct layer_ref *index; /* workdir/index; NULL: none */
 	uint64_t workdir_ino;
 	char *workdir_path;
-	bool has_traps; /* upper or work lies inside a lower layer */
 	int upper_lock; /* fds that hold flock(2) */
 	int work_lock;
 	struct writeback *writeback; /* of a volatile mount, else NULL */
@@ -514,6 +513,8 @@ bool is_whiteout(struct ovl *o, struct layer_ref *at, const char *name, const st
 int name_check(struct ovl *o, const char *name);
 
 /* entry.c */
+/* @i, an upper file with the attributes @st, has got another name. Its lock is held. */
+void entry_linked(struct ovl *o, struct ovl_inode *i, const struct statx *st);
 /* An inode for what was found, with a reference; takes @l->stack. */
 int lookup_instantiate(struct ovl *o, struct ovl_inode *parent, const char *name,
 		       struct looked_up *l, struct ovl_inode **out);

@@ -134,7 +134,7 @@ static bool is_trap(struct ovl *o, struct layer *layer, const struct statx *st)
 {
 	dev_t dev = statx_dev(st);
 
-	if (layer->index == 0 || dev != o->layers[0].dev)
+	if (layer->index == 0 || !o->has_upper || dev != o->layers[0].dev)
 		return false;
 	return st->stx_ino == o->layers[0].root_ino || st->stx_ino == o->workdir_ino;
 }
@@ -198,7 +198,7 @@ static int look_single(struct walk *w, struct layer_ref *at, const char *comp, s
 		if (!w->metacopy || w->last)
 			return 1;
 	} else {
-		if (unlikely(o->has_traps) && is_trap(o, at->layer, &f->st))
+		if (unlikely(is_trap(o, at->layer, &f->st)))
 			return -ELOOP;
 		err = unlikely(at->layer->may_fold) ? casefold_refuse(at, comp) : 0;
 		if (err < 0)
@@ -447,8 +447,11 @@ static int look_upper(struct lookup *l, struct layer_ref *upper, const char *nam
 		if (origin_stat(o, upper, name, &origin) == 0 &&
 		    (origin.stx_mode & S_IFMT) == (f.st.stx_mode & S_IFMT)) {
 			out->flags |= INODE_ORIGIN;
-			if (origin.stx_nlink == 1)
+			if (origin.stx_nlink == 1) {
 				out->ino = ino_compose(o, statx_dev(&origin), origin.stx_ino);
+				out->lower_dev = statx_dev(&origin);
+				out->lower_ino = origin.stx_ino;
+			}
 		}
 	}
 	return 0;

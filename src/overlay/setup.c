@@ -375,10 +375,6 @@ static int check_overlap(struct opening *p)
 				   c->lower[n - 1], root_kind(outer->layer),
 				   root_path(p, outer->layer));
 	}
-	/* Upper and work may lie inside a lower layer, which then must not lead there. */
-	if (err == 0 && o->has_upper)
-		o->has_traps = find_outer(c->upper, false, roots, count) ||
-			       find_outer(c->work, false, roots, count);
 	return err;
 }
 

@@ -28,7 +28,7 @@ static void try_origin(const uint8_t *value, size_t size)
 	int rc = fmt_fh_decode(value, size, &fh);
 	ssize_t len;
 
-	check(rc == 0 || rc == -ENODATA || rc == -EINVAL);
+	check(rc == 0 || rc == -ENODATA || rc == -EINVAL || rc == -ESTALE);
 	if (rc < 0)
 		return;
 	check(size >= FMT_FH_HEADER && value[1] == 0xfb && value[2] <= size);

@@ -1118,3 +1118,31 @@ def test_origin_in_the_second_layer_is_found(union):
     done = fsck(union, "-y", features=META)
     assert done.returncode == FIXED, done
     assert both_show(union, META) == before
+
+
+@root_only
+@pytest.mark.slow
+@pytest.mark.disk("loop devices")
+@pytest.mark.parametrize("kind", ["xfs", "btrfs"])
+@pytest.mark.parametrize("lower_too", [True, False])
+def test_other_file_systems(new_union, scratch, kind, lower_too):
+    """Handles, uuids and holes are the file system's own."""
+    with lib.loop_filesystem(scratch, kind) as point:
+        union = new_union("u", base=point)
+        union.check_work = union.check_kernel = False
+        if not lower_too:
+            union.use_lower(0, lib.mkdir(scratch / "lower"))
+        lib.write(union.lower() / "d/x", "x")
+        lib.write(union.lower() / "d/f", "data" * 2000)
+        root = union.mount(META, impl="kernel")
+        os.rename(root / "d", root / "e")
+        os.chmod(root / "e/f", 0o600)
+        union.umount()
+        assert fsck(union, "-y", "-v", features=META).returncode == OK
+        before = both_show(union, META)
+        unmark(union.upper / "e", "redirect")
+        unmark(union.upper, "impure")
+        assert fsck(union, "-y", features=META).returncode == FIXED
+        assert fsck(union, "-n", features=META).returncode == OK
+        assert both_show(union, META) == before
+        union.close()

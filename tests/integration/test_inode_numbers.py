@@ -206,3 +206,24 @@ def test_birth_time_stays(union):
     assert lib.statx_btime(m / "f") == lib.statx_btime(union.lower() / "f")
     write(m / "new")
     assert lib.statx_btime(m / "new") == lib.statx_btime(union.upper / "new")
+
+
+@pytest.mark.root("origins are decoded")
+def test_copies_of_one_copied_up_file_have_two_numbers(union):
+    """Made in upper by cp -a, xattrs and all. (The kernel's overlayfs serves only one of them.)"""
+    lib.write(union.lower() / "f", "f")
+    m = union.mount()
+    os.utime(m / "f")
+    number = os.stat(m / "f").st_ino
+    union.umount()
+    origin = union.overlay_xattr(union.upper / "f", "origin")
+    lib.write(union.upper / "g", "g", xattrs={union.prefix + "origin": origin})
+    union.check_kernel = False
+    for first, second in ("fg", "gf"):
+        m = union.remount() if union.mounts else union.mount()
+        assert os.stat(m / first).st_ino == number
+        assert os.stat(m / second).st_ino not in (0, number)
+        os.link(m / first, m / "link")
+        assert os.stat(m / "link").st_ino == number
+        assert os.stat(m / "link").st_nlink == 2
+        os.unlink(m / "link")

@@ -213,7 +213,7 @@ class Kernel:
         return lib.find_mount(os.path.realpath(layers.point))[4].split(",", 1)[1]
 
     def umount(self, layers):
-        lib.sys_umount(layers.point)
+        lib.Mount(layers.point, self.name).umount()
 
 
 ERRNO_OF_MESSAGE = {os.strerror(n): n for n in errno.errorcode}
@@ -243,9 +243,9 @@ class Plyfs:
         return done.stdout.strip()
 
     def umount(self, layers):
-        lib.sys_umount(layers.point)
-        status = self.daemon.wait()
-        assert status == 0, f"the daemon ended with {status}"
+        mounted = lib.Mount(layers.point, self.name)
+        mounted.daemon = self.daemon
+        mounted.umount()
 
 
 def effective(line):

@@ -281,7 +281,7 @@ static void test_bytes_after_an_origin_are_ignored_as_the_kernel_does(void **sta
 	assert_int_equal(fh.fid_len, 12);
 }
 
-static void test_an_origin_whose_length_is_less_than_its_header_is_malformed(void **state)
+static void test_an_origin_whose_length_is_less_than_its_header_is_stale(void **state)
 {
 	uint8_t value[FMT_FH_MAX];
 	size_t size = sample(value, 12);
@@ -289,7 +289,7 @@ static void test_an_origin_whose_length_is_less_than_its_header_is_malformed(voi
 
 	for (unsigned int len = 0; len < FMT_FH_HEADER; len++) {
 		value[2] = (uint8_t)len;
-		assert_int_equal(decode(value, size, &fh), -EINVAL);
+		assert_int_equal(decode(value, size, &fh), -ESTALE);
 	}
 	value[2] = FMT_FH_HEADER;
 	assert_int_equal(decode(value, size, &fh), 0);
@@ -712,7 +712,7 @@ int main(void)
 		cmocka_unit_test(test_an_empty_origin_is_unknown),
 		cmocka_unit_test(test_a_truncated_origin_is_malformed),
 		cmocka_unit_test(test_bytes_after_an_origin_are_ignored_as_the_kernel_does),
-		cmocka_unit_test(test_an_origin_whose_length_is_less_than_its_header_is_malformed),
+		cmocka_unit_test(test_an_origin_whose_length_is_less_than_its_header_is_stale),
 		cmocka_unit_test(test_an_origin_with_another_magic_is_malformed),
 		cmocka_unit_test(test_an_origin_of_a_newer_version_is_unknown),
 		cmocka_unit_test(test_flags_of_an_origin),
