@@ -229,3 +229,19 @@ def test_numbers_stay(union):
     with opened(m / "t" / "F", os.O_RDWR):
         check(m)
     everywhere(union, check)
+
+
+@pytest.mark.parametrize("name", ["..a", "a..", "a..b", "..."])
+def test_dots_in_the_path_of_data(union, name):
+    """Which are part of a name, and no way up."""
+    write(union.lower() / name / "f", DATA)
+    write(union.lower() / name / name, b"n" + DATA)
+    m = union.mount(ON)
+    os.chmod(m / name / "f", 0o600)
+    os.chmod(m / name / name, 0o600)
+
+    def check(point):
+        assert read(point / name / "f") == DATA
+        assert read(point / name / name) == b"n" + DATA
+
+    everywhere(union, check)
