@@ -103,6 +103,9 @@ static int check_single_place(struct ovl *o, struct ovl_inode *parent, const cha
 	if (!other)
 		return 0;
 	inode_put(o, other);
+	/* Some filesystems give a number twice. */
+	if (!atomic_load_explicit(&o->redirect_seen, memory_order_relaxed))
+		return 0;
 	log_warning("'%s' is the same lower directory as another that is in use: redirected twice?",
 		    name);
 	lock_take(&i->lock);

@@ -209,6 +209,7 @@ struct ovl {
 
 	pthread_rwlock_t topology;
 	struct table table;
+	atomic_bool redirect_seen; /* some directory is not where its name is in a layer */
 	struct fdcache fds;
 	struct ovl_inode *root;
 	_Atomic uint64_t temp_counter;

@@ -94,6 +94,7 @@ static int set_name(struct walk *w, const char *head, size_t head_len, const cha
 	free(w->owned);
 	w->name = w->owned = name;
 	w->redirected = true;
+	atomic_store_explicit(&w->o->redirect_seen, true, memory_order_relaxed);
 	return 0;
 }
 

@@ -36,10 +36,13 @@ static int take_out_dotdot(struct ovl *o, unsigned int layer, char *path)
 {
 	char *end = path; /* of what is kept; what is left begins at @in */
 
-	for (char *in = path; *in;) {
+	bool more = *path;
+
+	for (char *in = path; more;) {
 		size_t len = strcspn(in, "/");
 		bool dotdot = len == 2 && !memcmp(in, "..", 2);
 
+		more = in[len]; /* what is kept may be written over its end */
 		if (dotdot) {
 			autoref struct layer_ref *dir = NULL;
 			struct statx st;
@@ -63,7 +66,7 @@ static int take_out_dotdot(struct ovl *o, unsigned int layer, char *path)
 			end += len;
 			*end++ = '/';
 		}
-		in += in[len] ? len + 1 : len;
+		in += len + 1;
 	}
 	if (end > path)
 		end--;

@@ -223,8 +223,10 @@ static int find_lower_paths(struct ovl *o, struct ovl_inode *moved, struct ovl_i
 	return err;
 }
 
-static void set_lower_paths(struct ovl_inode *moved, char **paths)
+static void set_lower_paths(struct ovl *o, struct ovl_inode *moved, char **paths)
 {
+	if (paths)
+		atomic_store_explicit(&o->redirect_seen, true, memory_order_relaxed);
 	for (unsigned int n = 0; paths && n < moved->dir->lower_count; n++)
 		if (paths[n])
 			moved->dir->lower[n].path = take_ptr(paths[n]);
@@ -369,9 +371,9 @@ static int rename_locked(struct renaming *r, struct ovl_name *new_name, struct o
 		err = rename_real(r);
 	if (err == 0) {
 		*names_used = true;
-		set_lower_paths(r->source, source_paths);
+		set_lower_paths(r->o, r->source, source_paths);
 		if (r->exchange)
-			set_lower_paths(target, target_paths);
+			set_lower_paths(r->o, target, target_paths);
 		rename_known(r, new_name, swapped, target_self);
 		if (target && !r->exchange)
 			r->miscounted = !index_nlink_removed(r->o, target);
