@@ -64,10 +64,14 @@ def set_mark(path, name, value):
 
 def code(function, *args):
     """What it returns, or the name of its error."""
-    try:
-        return function(*args)
-    except OSError as e:
-        return errno.errorcode.get(e.errno, e.errno)
+    for _ in range(1000):
+        try:
+            return function(*args)
+        except OSError as e:
+            # the kernel's answer to ".." while something is renamed or mounted anywhere
+            if e.errno != errno.EAGAIN:
+                return errno.errorcode.get(e.errno, e.errno)
+    return "EAGAIN"
 
 
 def content(path):
