@@ -114,13 +114,20 @@ static int check_single_place(struct ovl *o, struct ovl_inode *parent, const cha
 	return -ESTALE;
 }
 
+/* The last name of a file whose others, by which it is still in use, were removed. */
+static bool may_be_open(struct ovl *o, const struct looked_up *l)
+{
+	return !l->stack && ((l->flags & INODE_UPPER) || !o->has_upper) &&
+	       atomic_load_explicit(&o->links_orphaned, memory_order_relaxed);
+}
+
 /* The inode of what was found, without its name; with a reference. NULL: no memory. */
 static struct ovl_inode *find_or_make(struct ovl *o, struct looked_up *l)
 {
 	dev_t dev = link_key(l);
 	uint64_t ino = l->by_lower ? l->lower_ino : l->st.stx_ino;
 	bool shared = shares_links(o, l);
-	struct ovl_inode *i = shared ? link_find(o, dev, ino) : NULL;
+	struct ovl_inode *i = shared || may_be_open(o, l) ? link_find(o, dev, ino) : NULL;
 	struct ovl_inode *other = NULL;
 
 	if (i)

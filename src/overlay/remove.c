@@ -30,6 +30,8 @@ void orphan_commit(struct ovl *o, struct ovl_inode *i, struct ovl_inode *parent,
 		return;
 	i->self = take_ref(self);
 	inode_set(i, INODE_ORPHAN);
+	if (inode_has(i, INODE_LINKED))
+		atomic_store_explicit(&o->links_orphaned, true, memory_order_relaxed);
 }
 
 /* What may not be removed: may_delete() of the kernel, which does not see our flags. */

@@ -174,6 +174,24 @@ def test_protected_hardlinks_see_the_callers_rights(union):
 # --- O_TMPFILE ------------------------------------------------------------------------------------
 
 
+def test_last_name_of_an_open_file_is_that_file(union):
+    """Also when nobody had looked it up before the name went by which the file was opened."""
+    write(union.upper / "a", "x", mode=0o600)
+    os.link(union.upper / "a", union.upper / "b")
+    m = union.mount()
+    with opened(m / "a", os.O_RDWR) as fd:
+        os.unlink(m / "a")
+        assert os.fstat(fd).st_nlink == 1
+        assert read(m / "b") == b"x"
+        os.write(fd, b"longer")
+        os.fchmod(fd, 0o640)
+        assert read(m / "b") == b"longer"
+        assert os.stat(m / "b").st_mode & 0o777 == 0o640
+        os.unlink(m / "b")
+        assert os.fstat(fd).st_nlink == 0
+        assert os.pread(fd, 9, 0) == b"longer"
+
+
 def test_file_without_a_name(union):
     write(union.lower() / "d/f")
     m = union.mount()
