@@ -583,9 +583,9 @@ int ovl_link(struct ovl *o, const struct ovl_caller *caller, ovl_node node, ovl_
 	if (err == 0)
 		err = copy_up(o, caller, i, COPY_META);
 	if (err == 0)
-		err = redirect_for_link(o, i);
-	if (err == 0)
 		err = upper_parent(o, caller, p, &dir);
+	if (err == 0)
+		err = redirect_for_link(o, i);
 	if (err == 0)
 		err = link_inode(o, caller, i, p, dir, name);
 	if (err == 0)
