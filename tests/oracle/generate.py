@@ -65,6 +65,8 @@ class Generator:
         self.zero_range = [0x10, 0x11] if plan["fs"][0] == "disk" else []
         # refused flags clear what was set before on the kernel's overlayfs
         self.attr_flags = rng.choice([[0, 0x40, 0x80, 0x08, 0xC0], [0, 0x40, 0x20, 0x10, 0xC0]])
+        if stage is not None and 0x08 in self.attr_flags:
+            self.attr_flags.remove(0x08)  # which tmpfs cannot take over from ext4
         self.kinds = {b"": "d"}
         self.slots = [None] * SLOTS  # the type of what is open, as in stat's mode
         self.access = [""] * SLOTS  # "r", "w", "rw"; "" for O_PATH

@@ -97,18 +97,16 @@ def _segments(rng):
 
 def _metacopy(making, obj, cut, lower):
     """
-    A file that has its data in a layer below it, perhaps under another name; in an upper not under
-    one that is still to be seen, which would be the same file to the kernel's overlayfs.
+    A file that has its data in a layer below it, perhaps under another name; in an upper only in a
+    data-only layer: without an origin any other file is a strange one to the kernel's overlayfs.
     """
     rng, prefix = making.rng, making.prefix
     files = making.data if making.data and rng.random() < 0.7 else making.files
-    if not files or files is making.files and not making.metacopies:
+    if not files or files is making.files and not (lower and making.metacopies):
         return
     here = obj["p"]
     if files is making.files and here in files and not cut:
         target = None
-    elif files is making.files and not lower:
-        return
     else:
         target = rng.choice(sorted(files))
         if files is making.files and target.rpartition(b"/")[0] == here.rpartition(b"/")[0]:
@@ -155,6 +153,8 @@ def _layer(making, lower, last, depth, fill):
             obj["size"], obj["data"] = _segments(rng)
             if making.featured and (not last or making.data) and rng.random() < 0.3:
                 _metacopy(making, obj, cut, lower)
+                if prefix + b"metacopy" in obj.get("xattrs", {}):
+                    files.remove(path)  # another name would have other data
         elif kind == "symlink":
             obj["to"] = rng.choice(v.SYMLINK_TARGETS)
             del obj["mode"]

@@ -65,7 +65,7 @@ def _entry(path, when, blocks, btimes):
             out["content"] = _content(path, st.size)
         except OSError as e:
             out["content"] = _error(e)
-        if blocks:
+        if blocks and not isinstance(out["content"], str):
             # only now: those of data in a data-only layer are a guess before it was opened
             out["blocks"] = sc.statx(sc.AT_FDCWD, path, sc.AT_SYMLINK_NOFOLLOW).blocks
     elif kind == 0o12:
