@@ -393,6 +393,7 @@ int file_ref(struct ovl *o, struct ovl_inode *i, bool write, struct layer_ref **
 {
 	autoref struct layer_ref *ref = fdcache_get(&o->fds, &i->file);
 	struct reach r;
+	bool guessed;
 	int err;
 
 	if (i->type != DT_REG)
@@ -405,10 +406,14 @@ int file_ref(struct ovl *o, struct ovl_inode *i, bool write, struct layer_ref **
 	err = reach(o, i, &r);
 	if (err < 0)
 		return err;
+	guessed = inode_is_metacopy(i) && !i->data->layer;
 	err = open_current(o, i, write, &r, &ref);
 	if (err == 0)
 		fdcache_set(&o->fds, &i->file, ref);
+	guessed = guessed && i->data->layer;
 	reach_done(i, &r);
+	if (guessed) /* st_blocks is known now */
+		attr_notify(o, i, false);
 	if (err == 0)
 		*out = take_ref(&ref);
 	return err;

@@ -837,3 +837,69 @@ def test_an_index_that_does_not_fit(layers, options, damage):
         os.unlink(layers.lower[1] / "g")
         shutil.rmtree(layers.lower[1] / "d")
     judge(layers, options)
+
+
+# --- what the oracle found ------------------------------------------------------------------------
+
+
+def test_blocks_of_lazily_found_data_are_known_once_it_was_read(layers):
+    make(layers.data, "file", "d", b"x" * 5000)
+    path = make(layers.lower[1], "sparse", "f", 5000)
+    os.truncate(layers.data / "d", 100000)
+    os.truncate(path, 100000)
+    os.setxattr(path, T + "metacopy", b"")
+    os.setxattr(path, T + "redirect", b"/d")
+    seen = {}
+    for side in ("kernel", "plyfs"):
+        assert layers.mount(side, "metacopy=on", data=True) is None
+        before = os.stat(layers.point / "f").st_blocks
+        content(layers.point / "f")
+        seen[side] = before, os.stat(layers.point / "f").st_blocks
+        layers.umount()
+    assert seen["kernel"] == seen["plyfs"]
+    assert seen["plyfs"][1] == os.stat(layers.data / "d").st_blocks
+
+
+def left_by(layers, options, function):
+    """The error, and the marks that it leaves on both sides' uppers."""
+    out = []
+    for side in ("kernel", "plyfs"):
+        assert layers.mount(side, options) is None
+        said = code(function, layers.point)
+        layers.umount()
+        marks = {}
+        for rel in lib.walk(layers.upper[side]):
+            marks[rel] = lib.xattrs(layers.upper[side] / rel)
+            marks[rel].pop(T + "uuid", None)
+        out.append((said, marks))
+    return out
+
+
+def test_rename_onto_a_full_upper_directory_fails_when_all_else_is_done(layers):
+    make(layers.lower[0], "file", "s/f", b"x")
+    for root in layers.roots("upper"):
+        make(root, "file", "t/f", b"x")
+    kernel, plyfs = left_by(layers, "redirect_dir=on", lambda m: os.rename(m / "s", m / "t"))
+    assert kernel == plyfs
+    assert plyfs[0] == "ENOTEMPTY"
+    assert plyfs[1]["s"][T + "redirect"] == b"s"
+
+
+def test_rename_of_a_directory_whose_redirect_gets_too_long(layers):
+    deep = "/".join(["n" * 100] * 3)
+    make(layers.lower[0], "file", f"{deep}/s/f", b"x")
+    for root in layers.roots("upper"):
+        make(root, "file", "t/f", b"x")
+    kernel, plyfs = left_by(layers, "redirect_dir=on", lambda m: os.rename(m / deep / "s", m / "t"))
+    assert kernel == plyfs
+    assert plyfs[0] == "EXDEV"
+
+
+def test_link_of_a_metacopy_whose_redirect_gets_too_long(layers):
+    deep = "/".join(["n" * 100] * 3)
+    make(layers.lower[0], "file", f"{deep}/f", b"x")
+    make(layers.lower[0], "dir", "t")
+    kernel, plyfs = left_by(layers, "metacopy=on", lambda m: os.link(m / deep / "f", m / "t/f"))
+    assert kernel == plyfs
+    assert plyfs[0] == "EXDEV"
+    assert "t" in plyfs[1]

@@ -102,7 +102,7 @@ class Course:
         flags = rng.choice([os.O_RDWR, os.O_RDWR, os.O_RDONLY, os.O_RDWR | os.O_TRUNC,
                             os.O_RDWR | os.O_APPEND])
         yield "open", {"h": h, "p": p, "flags": flags}
-        if h in self.g.direct:
+        if h in self.g.direct or self.g.slots[h] != "f":
             return  # it has failed, and this is what was open before
         if roll < 0.6:
             yield "pread", {"h": h, "n": 5000, "off": rng.choice([0, 100, 4096])}

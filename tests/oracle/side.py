@@ -235,8 +235,10 @@ class Side:
             sc.munmap(addr, n)
 
     def op_lseek(self, h, off, whence):
-        if (off, whence) != (0, 0) and stat.S_ISDIR(os.fstat(self.fd(h)).st_mode):
-            raise Skip  # offsets in directories are each side's own
+        if stat.S_ISDIR(os.fstat(self.fd(h)).st_mode):
+            if (off, whence) != (0, 0):
+                raise Skip  # offsets in directories are each side's own
+            self.dirs.pop(h, None)
         return {"off": os.lseek(self.fd(h), off, whence)}
 
     def op_ftruncate(self, h, size):
