@@ -209,7 +209,7 @@ struct ovl {
 
 	pthread_rwlock_t topology;
 	struct table table;
-	atomic_bool redirect_seen; /* some directory is not where its name is in a layer */
+	atomic_bool redirect_seen;  /* some directory is not where its name is in a layer */
 	atomic_bool links_orphaned; /* some hard link lost all the names that were known */
 	struct fdcache fds;
 	struct ovl_inode *root;
