@@ -131,11 +131,11 @@ static int prepare(struct renaming *r)
 	if (err == -ENOTEMPTY && !merged_or_lower(r->target))
 		err = 0;
 	if (err == 0)
-		err = upper_parent(o, r->caller, r->new_dir, &r->new_upper);
+		err = bring_up(r, r->source, r->old_dir, r->old_name);
 	if (err == 0)
 		err = upper_parent(o, r->caller, r->old_dir, &r->old_upper);
 	if (err == 0)
-		err = bring_up(r, r->source, r->old_dir, r->old_name);
+		err = upper_parent(o, r->caller, r->new_dir, &r->new_upper);
 	if (err == 0 && r->exchange)
 		err = bring_up(r, r->target, r->new_dir, r->new_name);
 	else if (err == 0 && r->target)
