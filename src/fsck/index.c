@@ -82,20 +82,13 @@ static int index_read(struct index *x)
 	autodir DIR *dir = NULL;
 	struct dirent *d;
 	size_t room = 0;
-	int fd = at_open(x->fd, "", O_RDONLY | O_DIRECTORY);
+	int err = at_opendir(x->fd, "", &dir);
 
-	if (fd < 0)
-		return fd;
-	dir = fdopendir(fd);
-	if (!dir) {
-		close_fd(fd);
-		return -ENOMEM;
-	}
-	while ((d = readdir(dir))) {
+	if (err < 0)
+		return err;
+	while ((d = at_readdir(dir))) {
 		struct entry *e;
 
-		if (!strcmp(d->d_name, ".") || !strcmp(d->d_name, ".."))
-			continue;
 		if (x->count == room) {
 			room = room ? 2 * room : 64;
 			e = reallocarray(x->entries, room, sizeof(*e));
@@ -108,7 +101,7 @@ static int index_read(struct index *x)
 		if (!e->name)
 			return -ENOMEM;
 		x->count++;
-		if (at_statx(fd, e->name, &e->st) < 0)
+		if (at_statx(dirfd(dir), e->name, &e->st) < 0)
 			continue;
 		e->valid = e->name[0] != '#' && decode_name(e) == 0;
 		if (e->valid && !fmt_is_whiteout(&e->st))

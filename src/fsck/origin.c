@@ -144,25 +144,21 @@ struct search {
  * names than one. */
 static void search_below(struct search *s, int at, const char *path, unsigned int depth)
 {
-	int fd = at_open(at, "", O_RDONLY | O_DIRECTORY);
-	autodir DIR *dir = fd >= 0 ? fdopendir(fd) : NULL;
+	autodir DIR *dir = NULL;
 	struct dirent *d;
 
-	if (!dir)
-		close_fd(fd);
-	while (dir && !s->found && s->err == 0 && (d = readdir(dir))) {
-		autofree char *here = NULL;
+	if (at_opendir(at, "", &dir) < 0)
+		return;
+	while (!s->found && s->err == 0 && (d = at_readdir(dir))) {
+		autofree char *here = path_join(path, d->d_name);
 		autofd int child = -1;
 
-		if (!strcmp(d->d_name, ".") || !strcmp(d->d_name, ".."))
-			continue;
-		here = path_join(path, d->d_name);
 		if (!here || fsck_cancelled(s->f))
 			s->err = here ? -ECANCELED : -ENOMEM;
 		else if (d->d_ino == s->st->stx_ino && shows(s->f, here, s->st))
 			s->found = take_ptr(here);
 		else if (depth && (d->d_type == DT_DIR || d->d_type == DT_UNKNOWN))
-			child = at_open(fd, d->d_name, O_PATH | O_DIRECTORY);
+			child = at_open(dirfd(dir), d->d_name, O_PATH | O_DIRECTORY);
 		if (child >= 0)
 			search_below(s, child, here, depth - 1);
 	}

@@ -168,12 +168,8 @@ static int level_list(struct level *l)
 		close_fd(fd);
 		return -ENOMEM;
 	}
-	errno = 0;
-	while (err == 0 && (d = readdir(dir))) {
-		if (strcmp(d->d_name, ".") != 0 && strcmp(d->d_name, "..") != 0)
-			err = listing_add(&list, d);
-		errno = 0;
-	}
+	while (err == 0 && (d = at_readdir(dir)))
+		err = listing_add(&list, d);
 	if (err == 0 && errno)
 		err = -errno;
 	if (list.count)

@@ -9,91 +9,54 @@
 /* The kernel empties workdir/work as deep when it mounts. */
 #define SWEPT_DEPTH 2
 
-static bool is_dot(const char *name)
-{
-	return !strcmp(name, ".") || !strcmp(name, "..");
-}
-
-/* NULL and errno. */
-static DIR *open_list(int dirfd, const char *name)
-{
-	int fd = at_open(dirfd, name, O_RDONLY | O_DIRECTORY);
-	DIR *dir;
-
-	if (fd < 0) {
-		errno = -fd;
-		return NULL;
-	}
-	dir = fdopendir(fd);
-	if (!dir)
-		close_fd(fd);
-	return dir;
-}
-
 static int for_each(struct fsck *f, int at, const char *name,
 		    int (*fn)(struct fsck *f, int dirfd, const char *name))
 {
-	autodir DIR *dir = open_list(at, name);
+	autodir DIR *dir = NULL;
 	struct dirent *d;
-	int err = 0;
+	int err = at_opendir(at, name, &dir);
 
-	if (!dir)
-		return errno == ENOENT ? 0 : -errno;
-	while (err == 0 && (d = readdir(dir)))
-		if (!is_dot(d->d_name))
-			err = fn(f, dirfd(dir), d->d_name);
+	if (err == -ENOENT)
+		return 0;
+	while (err == 0 && (d = at_readdir(dir)))
+		err = fn(f, dirfd(dir), d->d_name);
 	return err;
 }
 
 /* How many levels of directories there are, no more than @limit. */
-static unsigned int depth_of(int dirfd, const char *name, unsigned int limit)
+static unsigned int depth_of(int parent, const char *name, unsigned int limit)
 {
-	int fd = at_open(dirfd, name, O_RDONLY | O_DIRECTORY);
-	autodir DIR *dir = fd >= 0 ? fdopendir(fd) : NULL;
+	autodir DIR *dir = NULL;
 	unsigned int deepest = 0;
 	struct dirent *d;
+	int err = at_opendir(parent, name, &dir);
 
-	if (!dir) {
-		close_fd(fd);
-		return fd == -EACCES ? limit : 0;
-	}
-	while (limit && deepest < limit && (d = readdir(dir))) {
-		unsigned int depth;
+	if (err < 0)
+		return err == -EACCES ? limit : 0;
+	while (limit && deepest < limit && (d = at_readdir(dir))) {
+		unsigned int depth = 1 + depth_of(dirfd(dir), d->d_name, limit - 1);
 
-		if (is_dot(d->d_name))
-			continue;
-		depth = 1 + depth_of(fd, d->d_name, limit - 1);
 		deepest = max(deepest, depth);
 	}
 	return deepest;
 }
 
-static int remove_all(int dirfd, const char *name)
+static int remove_all(int parent, const char *name)
 {
 	autodir DIR *dir = NULL;
 	struct dirent *d;
-	int fd;
-	int err = at_unlink(dirfd, name, 0);
+	int err = at_unlink(parent, name, 0);
 
 	if (err != -EISDIR && err != -EPERM)
 		return err;
-	err = at_unlink(dirfd, name, AT_REMOVEDIR);
+	err = at_unlink(parent, name, AT_REMOVEDIR);
 	if (err != -ENOTEMPTY && err != -EEXIST)
 		return err;
-	at_chmod(dirfd, name, 0700);
-	fd = at_open(dirfd, name, O_RDONLY | O_DIRECTORY);
-	if (fd < 0)
-		return fd;
-	dir = fdopendir(fd);
-	if (!dir) {
-		close_fd(fd);
-		return -ENOMEM;
-	}
-	err = 0;
-	while (err == 0 && (d = readdir(dir)))
-		if (!is_dot(d->d_name))
-			err = remove_all(fd, d->d_name);
-	return err < 0 ? err : at_unlink(dirfd, name, AT_REMOVEDIR);
+	at_chmod(parent, name, 0700);
+	err = at_opendir(parent, name, &dir);
+	while (err == 0 && (d = at_readdir(dir)))
+		err = remove_all(dirfd(dir), d->d_name);
+	return err < 0 ? err : at_unlink(parent, name, AT_REMOVEDIR);
 }
 
 static int offer_removal(struct fsck *f, int dirfd, const char *name, enum fsck_kind kind,

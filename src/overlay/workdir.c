@@ -18,44 +18,34 @@ void temp_name(struct ovl *o, char out[FMT_TEMP_NAME_MAX])
 		      out);
 }
 
-static bool is_dot(const char *name)
-{
-	return name[0] == '.' && (!name[1] || (name[1] == '.' && !name[2]));
-}
-
-int remove_tree(int dirfd, const char *name, unsigned int depth)
+int remove_tree(int parent, const char *name, unsigned int depth)
 {
 	autodir DIR *dir = NULL;
 	struct dirent *d;
 	int fd;
-	int err = at_unlink(dirfd, name, 0);
+	int err = at_unlink(parent, name, 0);
 
 	if (err != -EISDIR && err != -EPERM)
 		return err == -ENOENT ? 0 : err;
-	err = at_unlink(dirfd, name, AT_REMOVEDIR);
+	err = at_unlink(parent, name, AT_REMOVEDIR);
 	if (err != -ENOTEMPTY && err != -EEXIST && err != -EACCES)
 		return err;
 	if (depth == 0)
 		return err;
-	fd = at_open(dirfd, name, O_RDONLY | O_DIRECTORY);
-	if (fd == -EACCES) { /* our own, but with a mode that keeps even us out */
-		at_chmod(dirfd, name, 0700);
-		fd = at_open(dirfd, name, O_RDONLY | O_DIRECTORY);
+	err = at_opendir(parent, name, &dir);
+	if (err == -EACCES) { /* our own, but with a mode that keeps even us out */
+		at_chmod(parent, name, 0700);
+		err = at_opendir(parent, name, &dir);
 	}
-	if (fd < 0)
-		return fd;
-	dir = fdopendir(fd);
-	if (!dir) {
-		close_fd(fd);
-		return -ENOMEM;
-	}
-	while ((d = readdir(dir)))
-		if (!is_dot(d->d_name))
-			remove_tree(fd, d->d_name, depth - 1);
-	err = at_unlink(dirfd, name, AT_REMOVEDIR);
+	if (err < 0)
+		return err;
+	fd = dirfd(dir);
+	while ((d = at_readdir(dir)))
+		remove_tree(fd, d->d_name, depth - 1);
+	err = at_unlink(parent, name, AT_REMOVEDIR);
 	if (err == -EACCES || err == -EPERM) {
 		at_chmod(fd, "", 0700);
-		err = at_unlink(dirfd, name, AT_REMOVEDIR);
+		err = at_unlink(parent, name, AT_REMOVEDIR);
 	}
 	return err;
 }
@@ -70,22 +60,13 @@ static bool find_incompat(int work_fd, char name[NAME_MAX + 1])
 {
 	autodir DIR *dir = NULL;
 	struct dirent *d;
-	int fd = at_open(work_fd, "incompat", O_RDONLY | O_DIRECTORY);
 
-	if (fd < 0)
+	if (at_opendir(work_fd, "incompat", &dir) < 0)
 		return false;
-	dir = fdopendir(fd);
-	if (!dir) {
-		close_fd(fd);
-		return false;
-	}
-	while ((d = readdir(dir))) {
-		if (is_dot(d->d_name))
-			continue;
+	d = at_readdir(dir);
+	if (d)
 		snprintf(name, NAME_MAX + 1, "%s", d->d_name);
-		return true;
-	}
-	return false;
+	return d;
 }
 
 /* Empties work, whose mode may be the kernel's 0000. */
@@ -93,20 +74,14 @@ static int sweep(int work_fd, const char *path, char *message, size_t size)
 {
 	autodir DIR *dir = NULL;
 	struct dirent *d;
-	int fd = at_open(work_fd, "", O_RDONLY | O_DIRECTORY);
+	int err = at_opendir(work_fd, "", &dir);
 
-	if (fd < 0) {
-		snprintf(message, size, "cannot read workdir %s/work: %s", path, strerror(-fd));
-		return fd;
+	if (err < 0) {
+		snprintf(message, size, "cannot read workdir %s/work: %s", path, strerror(-err));
+		return err;
 	}
-	dir = fdopendir(fd);
-	if (!dir) {
-		close_fd(fd);
-		return -ENOMEM;
-	}
-	while ((d = readdir(dir))) {
-		int err = is_dot(d->d_name) ? 0 : remove_tree(fd, d->d_name, SWEEP_DEPTH - 1);
-
+	while ((d = at_readdir(dir))) {
+		err = remove_tree(dirfd(dir), d->d_name, SWEEP_DEPTH - 1);
 		if (err < 0) {
 			snprintf(message, size,
 				 "workdir %s/work holds '%s', which no overlay left there and "

@@ -289,6 +289,32 @@ int at_open_beneath(int dirfd, const char *path, int flags)
 	return open_stepwise(dirfd, path, flags);
 }
 
+int at_opendir(int dirfd, const char *name, DIR **out)
+{
+	int fd = at_open(dirfd, name, O_RDONLY | O_DIRECTORY);
+	int err;
+
+	if (fd < 0)
+		return fd;
+	*out = fdopendir(fd);
+	if (*out)
+		return 0;
+	err = -errno;
+	close_fd(fd);
+	return err;
+}
+
+struct dirent *at_readdir(DIR *dir)
+{
+	struct dirent *d;
+
+	do {
+		errno = 0;
+		d = readdir(dir);
+	} while (d && (!strcmp(d->d_name, ".") || !strcmp(d->d_name, "..")));
+	return d;
+}
+
 int at_link(int dirfd, const char *name, int newdirfd, const char *newname)
 {
 	struct proc_path p;

@@ -10,6 +10,7 @@
  */
 #pragma once
 
+#include <dirent.h>
 #include <stddef.h>
 #include <sys/stat.h>
 #include <sys/types.h>
@@ -34,6 +35,11 @@ int at_open(int dirfd, const char *name, int flags);
 
 /* As at_open(), but opens only below @dirfd: neither "..", symlinks nor magic links on @path. */
 int at_open_beneath(int dirfd, const char *path, int flags);
+
+/* A directory to be listed; its stream owns the fd. */
+int at_opendir(int dirfd, const char *name, DIR **out);
+/* The next entry but "." and ".."; NULL with errno 0 at the end. */
+struct dirent *at_readdir(DIR *dir);
 
 /* linkat(2) of the object to another name. */
 int at_link(int dirfd, const char *name, int newdirfd, const char *newname);
