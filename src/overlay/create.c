@@ -346,9 +346,8 @@ static int create_entry(struct creation *c, ovl_node parent, bool keep_open, str
 		adopt_fd(c->o, i, &c->fd); /* or it is opened again when it is needed */
 	if (err == 0)
 		entry_take(c->o, i, &c->st, out);
-	if (err == 0 && keep_open) {
+	if (err == 0 && keep_open)
 		inode_opened(i);
-	}
 	close_fd(c->fd);
 	inode_put(c->o, i);
 	inode_put(c->o, c->parent);
@@ -473,9 +472,8 @@ int ovl_tmpfile(struct ovl *o, const struct ovl_caller *caller, ovl_node parent,
 		err = adopt_tmpfile(o, &c.fd, &i);
 	if (err == 0)
 		err = entry_fill(o, i, out);
-	if (err == 0) {
+	if (err == 0)
 		inode_opened(i);
-	}
 	close_fd(c.fd);
 	layer_ref_put(c.dir);
 	inode_put(o, i);

@@ -42,13 +42,26 @@ void index_check_layers(struct ovl *o)
 	f->index = f->nfs_export = false;
 }
 
+/* Whether an object's mark is this handle. -ESTALE: it is another one; -ENODATA: none. */
+static int compare_handle(struct ovl *o, struct layer_ref *at, const char *name,
+			  enum fmt_xattr which, const uint8_t *wanted, size_t len)
+{
+	uint8_t stored[FMT_FH_MAX];
+	struct fmt_fh fh;
+	ssize_t size = layer_getxattr(at, name, xname(o, which), stored, sizeof(stored));
+	int err = size < 0 ? -ENODATA : fmt_fh_decode(stored, (size_t)size, &fh);
+
+	if (err < 0)
+		return err == -ESTALE ? err : -ENODATA;
+	/* byte 2 is the length: what follows does not count */
+	return stored[2] == len && !memcmp(stored, wanted, len) ? 0 : -ESTALE;
+}
+
 int index_verify_handle(struct ovl *o, struct layer_ref *at, const char *name, enum fmt_xattr which,
 			struct layer_ref *real, const char *real_name, bool set)
 {
-	uint8_t stored[FMT_FH_MAX];
 	uint8_t wanted[FMT_FH_MAX];
 	struct fmt_fh fh;
-	ssize_t size;
 	ssize_t len;
 	int err = real->layer->ops->handle(real, real_name, &fh);
 
@@ -57,14 +70,10 @@ int index_verify_handle(struct ovl *o, struct layer_ref *at, const char *name, e
 	len = fmt_fh_encode(&fh, wanted);
 	if (len < 0)
 		return (int)len;
-	size = layer_getxattr(at, name, xname(o, which), stored, sizeof(stored));
-	err = size < 0 ? -ENODATA : fmt_fh_decode(stored, (size_t)size, &fh);
-	if (err == -ESTALE)
-		return err;
-	if (err < 0)
-		return set ? mark_set(o, at, name, which, wanted, (size_t)len) : -ENODATA;
-	/* byte 2 is the length: what follows does not count */
-	return stored[2] == len && !memcmp(stored, wanted, (size_t)len) ? 0 : -ESTALE;
+	err = compare_handle(o, at, name, which, wanted, (size_t)len);
+	if (err == -ENODATA && set)
+		return mark_set(o, at, name, which, wanted, (size_t)len);
+	return err;
 }
 
 uint32_t index_read_nlink(struct ovl *o, const char *name, uint32_t lower_nlink, uint32_t fallback)
@@ -125,21 +134,6 @@ static int open_entry_dir(struct ovl *o, const char *name, struct layer_ref **ou
 	return err == 0 && !S_ISDIR(st.stx_mode) ? -EIO : err;
 }
 
-/* -ESTALE: the entry and its upper object do not fit. -ENODATA: the object has no origin. */
-static int check_origin(struct ovl *o, struct layer_ref *at, const char *name, const uint8_t *fh,
-			size_t size)
-{
-	uint8_t stored[FMT_FH_MAX];
-	struct fmt_fh decoded;
-	ssize_t n = layer_getxattr(at, name, xname(o, FMT_ORIGIN), stored, sizeof(stored));
-
-	int err = n < 0 ? -ENODATA : fmt_fh_decode(stored, (size_t)n, &decoded);
-
-	if (err < 0)
-		return err == -ESTALE ? err : -ENODATA;
-	return stored[2] == size && !memcmp(stored, fh, size) ? 0 : -ESTALE;
-}
-
 /* Nothing leads to a file any more but the index: -ENOENT if the union does not count it either. */
 static int check_unlinked(struct ovl *o, const char *name, const struct statx *st)
 {
@@ -165,7 +159,7 @@ static int check_entry(struct ovl *o, const char *name, const struct statx *st)
 	if (fmt_is_whiteout(st) || (is_dir && !o->features.nfs_export))
 		return 0;
 	if (!is_dir) {
-		err = check_origin(o, o->index, name, fh, (size_t)size);
+		err = compare_handle(o, o->index, name, FMT_ORIGIN, fh, (size_t)size);
 		return err == 0 && st->stx_nlink == 1 ? check_unlinked(o, name, st) : err;
 	}
 	err = open_entry_dir(o, name, &upper);
@@ -173,7 +167,7 @@ static int check_entry(struct ovl *o, const char *name, const struct statx *st)
 		return -ESTALE;
 	if (err < 0)
 		return err == -ESTALE ? -ENOENT : err;
-	return check_origin(o, upper, "", fh, (size_t)size);
+	return compare_handle(o, upper, "", FMT_ORIGIN, fh, (size_t)size);
 }
 
 /* What cannot be removed does no harm, as for the kernel. */

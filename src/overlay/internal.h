@@ -377,6 +377,11 @@ int data_find(struct ovl *o, struct data_place *data);
 /* st_blocks of such a file. @size: its st_size. */
 uint64_t data_blocks(struct data_place *data, uint64_t size);
 /*
+ * The redirect of an object as it stands, with a NUL behind it, owned by the caller. Returns its
+ * length; -ENODATA: it has none.
+ */
+ssize_t redirect_read(struct ovl *o, struct layer_ref *at, const char *name, char **out);
+/*
  * The xattr that lets a moved object be found in the layers below: the path it has in the union
  * now, or, unless @absolute, its name. To be set before it moves, or gets another name. -EXDEV when
  * that cannot be. @at and @at_name: the upper object. @name: its name in @dir. Its lock and

@@ -92,7 +92,6 @@ struct layer {
 	uint32_t magic;      /* f_type of statfs(2) */
 	bool may_fold;       /* may hold directories in which case does not matter */
 	bool ino32; /* numbers of inodes have 32 bits, as far as the kernel's overlayfs knows */
-	bool has_handles;    /* handle() works */
 	bool can_decode;     /* stat_handle() works: export operations and CAP_DAC_READ_SEARCH */
 	struct fdcache *fds; /* gives fds up when there are no more; NULL: nothing to give */
 	bool ambiguous_ids; /* 65534 is a number of our user namespace, which is not the initial one

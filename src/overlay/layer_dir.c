@@ -429,8 +429,8 @@ static void probe_handles(struct layer *layer)
 
 	if (fd >= 0)
 		read_uuid(fd, layer->uuid);
-	layer->has_handles = dir_handle(layer->root, "", &fh) == 0;
-	layer->can_decode = layer->has_handles && dir_stat_handle(layer, &fh, &st) == 0;
+	layer->can_decode = dir_handle(layer->root, "", &fh) == 0 &&
+			    dir_stat_handle(layer, &fh, &st) == 0;
 	/* xfs makes such handles too, of numbers that happen to be small */
 	layer->ino32 = layer->can_decode && fh.type == FILEID_INO32_GEN && fh.fid_len == 8 &&
 		       layer->magic != XFS_SUPER_MAGIC;

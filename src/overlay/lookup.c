@@ -103,18 +103,10 @@ static int apply_redirect(struct walk *w, struct layer_ref *at, const char *comp
 			  const char *tail)
 {
 	autofree char *value = NULL;
-	ssize_t size = mark_get(w->o, at, comp, FMT_REDIRECT, NULL, 0);
+	ssize_t size = redirect_read(w->o, at, comp, &value);
 
-	if (size == -ENODATA || size == -EOPNOTSUPP)
-		return 0;
 	if (size < 0)
-		return (int)size;
-	value = malloc((size_t)size + 1);
-	if (!value)
-		return -ENOMEM;
-	size = mark_get(w->o, at, comp, FMT_REDIRECT, value, (size_t)size);
-	if (size < 0)
-		return (int)size;
+		return size == -ENODATA ? 0 : (int)size;
 	if (fmt_redirect_check(value, (size_t)size) < 0) {
 		log_warning("layer %u: invalid redirect on '%s'", at->layer->index, comp);
 		return -EINVAL;
@@ -126,7 +118,6 @@ static int apply_redirect(struct walk *w, struct layer_ref *at, const char *comp
 		w->absolute = true;
 		return set_name(w, "", 0, value, (size_t)size, tail);
 	}
-	w->absolute = false;
 	return set_name(w, w->name, head_len, value, (size_t)size, tail);
 }
 
@@ -399,7 +390,6 @@ struct lookup {
 	unsigned int hit_count;
 	struct statx lower_st; /* of the first hit */
 	struct statx data_st;  /* of the last non-directory */
-	bool data_found;       /* a lower regular file with data of its own */
 	bool data_lazy;        /* it is in some data-only layer */
 	struct lower_id id;    /* of the first hit, for the index */
 };
@@ -410,12 +400,17 @@ static unsigned int native_protattr(const struct statx *st)
 	       (st->stx_attributes & STATX_ATTR_APPEND ? FS_APPEND_FL : 0);
 }
 
-static unsigned int marked_protattr(struct ovl *o, struct layer_ref *at, const char *name)
+/* Of an upper object, whose filesystem may say it as well as its mark. */
+static unsigned int upper_protattr(struct ovl *o, struct layer_ref *at, const char *name,
+				   const struct statx *st, unsigned int marks)
 {
 	char value[32]; /* the kernel reads as much */
-	ssize_t n = mark_get(o, at, name, FMT_PROTATTR, value, sizeof(value));
+	ssize_t n;
 
-	return fmt_protattr_decode(value, n);
+	if (!(marks & 1U << FMT_PROTATTR))
+		return native_protattr(st);
+	n = mark_get(o, at, name, FMT_PROTATTR, value, sizeof(value));
+	return native_protattr(st) | fmt_protattr_decode(value, n);
 }
 
 static int look_upper(struct lookup *l, struct layer_ref *upper, const char *name)
@@ -434,13 +429,11 @@ static int look_upper(struct lookup *l, struct layer_ref *upper, const char *nam
 	l->upper_metacopy = l->w.metacopy;
 	out->st = f.st;
 	out->flags |= INODE_UPPER;
-	out->protattr = native_protattr(&f.st);
+	out->protattr = upper_protattr(o, upper, name, &f.st, f.marks);
 	if (f.marks & 1U << FMT_IMPURE)
 		out->flags |= INODE_IMPURE;
 	if (l->w.opaque)
 		out->flags |= INODE_OPAQUE;
-	if (f.marks & 1U << FMT_PROTATTR)
-		out->protattr |= marked_protattr(o, upper, name);
 	l->upper_origin = f.marks & 1U << FMT_ORIGIN;
 	if (l->upper_origin && !S_ISDIR(f.st.stx_mode)) {
 		struct statx origin;
@@ -533,7 +526,6 @@ static int look_lower(struct lookup *l, struct layer *layer, struct layer_ref *a
 	 */
 	if (!S_ISDIR(f.st.stx_mode)) {
 		l->data_st = f.st;
-		l->data_found = !l->w.metacopy;
 		if (l->hit_count && l->w.metacopy)
 			return 0;
 	}
@@ -541,7 +533,7 @@ static int look_lower(struct lookup *l, struct layer *layer, struct layer_ref *a
 	hit->path = NULL;
 	if (S_ISDIR(f.st.stx_mode))
 		r = found_path(o, l->dir, layer->index, used ? used : name, redirected, &hit->path);
-	else if (l->data_found && (l->upper_metacopy || l->hit_count))
+	else if (!l->w.metacopy && (l->upper_metacopy || l->hit_count))
 		r = found_path(o, l->dir, layer->index, used ? used : name, true, &hit->path);
 	if (r < 0)
 		return r;
@@ -627,9 +619,7 @@ static int look_entry(struct lookup *l, const char *name)
 
 	if (err < 0)
 		return err;
-	out->protattr = native_protattr(&out->st);
-	if (marks & 1U << FMT_PROTATTR)
-		out->protattr |= marked_protattr(o, o->index, out->index->name);
+	out->protattr = upper_protattr(o, o->index, out->index->name, &out->st, marks);
 	if (!S_ISREG(out->st.stx_mode) || !(marks & 1U << FMT_METACOPY)) {
 		out->flags &= ~(unsigned int)INODE_METACOPY;
 		free(take_ptr(out->data));
@@ -727,7 +717,7 @@ int lookup_real(struct ovl *o, struct ovl_inode *dir, const char *name, struct l
 	l.dir = dir;
 	l.out = out;
 	l.have_upper = l.upper_metacopy = l.upper_origin = false;
-	l.data_found = l.data_lazy = false;
+	l.data_lazy = false;
 	l.hit_count = 0;
 	*out = (struct looked_up){ 0 };
 	err = lookup_layers(&l, name);

@@ -145,27 +145,35 @@ uint64_t data_blocks(struct data_place *data, uint64_t size)
 	return data->layer ? data->blocks : (size + 4095) / 4096 * 8;
 }
 
-/* The redirect of an upper object; NULL: it has none. Owned by the caller. */
-static int redirect_get(struct ovl *o, struct layer_ref *at, const char *name, char **out)
+ssize_t redirect_read(struct ovl *o, struct layer_ref *at, const char *name, char **out)
 {
+	autofree char *value = NULL;
 	ssize_t size = mark_get(o, at, name, FMT_REDIRECT, NULL, 0);
-	char *value;
 
-	*out = NULL;
-	if (size == -ENODATA || size == -EOPNOTSUPP)
-		return 0;
 	if (size < 0)
-		return (int)size;
+		return size == -EOPNOTSUPP ? -ENODATA : size;
 	value = malloc((size_t)size + 1);
 	if (!value)
 		return -ENOMEM;
 	size = mark_get(o, at, name, FMT_REDIRECT, value, (size_t)size);
-	if (size < 0 || fmt_redirect_check(value, (size_t)size) < 0) {
-		free(value);
-		return size < 0 ? (int)size : 0;
-	}
+	if (size < 0)
+		return size;
 	value[size] = '\0';
-	*out = value;
+	*out = take_ptr(value);
+	return size;
+}
+
+/* The redirect of an upper object; NULL: it has none that is valid. Owned by the caller. */
+static int redirect_get(struct ovl *o, struct layer_ref *at, const char *name, char **out)
+{
+	ssize_t size;
+
+	*out = NULL;
+	size = redirect_read(o, at, name, out);
+	if (size < 0)
+		return size == -ENODATA ? 0 : (int)size;
+	if (fmt_redirect_check(*out, (size_t)size) < 0)
+		free(take_ptr(*out));
 	return 0;
 }
 

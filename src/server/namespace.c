@@ -10,21 +10,24 @@
 #include "server/server_private.h"
 #include "util/base.h"
 
-/* Each entry that the kernel gets counts as one lookup, until FORGET. */
+/* Each entry that the kernel gets counts as one lookup, until FORGET. @out counts without @err. */
+static void reply_filled(struct server *s, struct fuse_request *req, int err,
+			 const struct fuse_entry_out *out)
+{
+	if (err)
+		server_reply_status(req, err);
+	else if (fuse_reply(req, out, sizeof(*out)) < 0)
+		server_forget_nodeid(s, out->nodeid, 1);
+}
+
 static void reply_entry(struct server *s, struct fuse_request *req, int err,
 			const struct ovl_entry *entry)
 {
 	struct fuse_entry_out out;
 
-	if (err) {
-		server_reply_status(req, err);
-		return;
-	}
-	err = server_fill_entry(s, &out, entry);
-	if (err)
-		server_reply_status(req, err);
-	else if (fuse_reply(req, &out, sizeof(out)) < 0)
-		server_forget_nodeid(s, out.nodeid, 1);
+	if (!err)
+		err = server_fill_entry(s, &out, entry);
+	reply_filled(s, req, err, &out);
 }
 
 /*
@@ -54,10 +57,7 @@ static void lookup_dots(struct server *s, struct fuse_request *req)
 		server_forget_nodeid(s, out.nodeid, 1);
 		err = -ESTALE;
 	}
-	if (err)
-		server_reply_status(req, err);
-	else if (fuse_reply(req, &out, sizeof(out)) < 0)
-		server_forget_nodeid(s, out.nodeid, 1);
+	reply_filled(s, req, err, &out);
 }
 
 /* "." may take long; ".." is as rare. */
