@@ -1,23 +1,23 @@
 # SPDX-License-Identifier: MIT
 """The server is killed before each of its system calls, with redirects and metacopies.
 
-As in test_index_crash.py: strace(1) kills it at the Nth call of a name. Then both implementations
-mount the layers, and show the tree as it was before or as it is after; and what is in the lower
-layers leads to one place of the union at most.
+Both implementations then mount the layers (see crash.py), and show the tree as it was before or as
+it is after; and what is in the lower layers leads to one place of the union at most.
 """
 
 import os
 import stat
 
+import crash
 import plyfs_testlib as lib
 import pytest
 from plyfs_testlib import mkdir, write
-from test_index_crash import crash
 
 pytestmark = [
     pytest.mark.root("trusted xattrs hold the marks"),
     pytest.mark.plyfs_only("kills the server"),
 ]
+OPTIONS = "metacopy=on"
 DATA = b"0123456789" * 20_000
 
 
@@ -160,22 +160,8 @@ def view(point):
     return seen
 
 
-def expected(new_union, base, before, operation):
-    out = []
-    for name in ("before", "after"):
-        u = new_union(name, base)
-        make_lower(u)
-        m = u.mount("metacopy=on")
-        before(m)
-        if name == "after":
-            operation(m)
-        out.append(view(m))
-        u.umount()
-    return out
-
-
 def check_layers(union, impl, states):
-    m = union.mount("metacopy=on", impl=impl)
+    m = union.mount(OPTIONS, impl=impl)
     try:
         seen = view(m)
         # and it can be gone on with
@@ -193,48 +179,24 @@ def check_layers(union, impl, states):
     raise AssertionError("neither before nor after:\n" + "\n".join(lines))
 
 
-def run_point(new_union, base, case, states, call, n):
-    operation, before = case
-    union = new_union(f"{call}{n}", base)
-    union.check_work = False
-    make_lower(union)
-    if not crash(union, "metacopy=on", before, operation, call, n):
-        return False
-    order = ("kernel", "plyfs") if n % 2 else ("plyfs", "kernel")
-    try:
-        found = [check_layers(union, impl, states) for impl in order]
-    except (AssertionError, OSError) as e:
-        raise AssertionError(f"killed before {call} number {n}: {e}") from e
-    assert found[0] == found[1], f"killed before {call} number {n}: they see different trees"
-    union.closed = True
-    lib.remove_tree(union.base)
-    return True
+def compare(seen, order):
+    return [] if seen[0] == seen[1] else ["they see different trees"]
 
 
 def run_case(new_union, base, case, calls):
     operation, before = case
-    states = expected(new_union, base, before, operation)
-    killed = 0
-    for call in calls:
-        for n in range(1, 60):
-            if not run_point(new_union, base, case, states, call, n):
-                break
-            killed += 1
-    assert killed, "the operation was not interrupted"
-
-
-def case_name(case):
-    return f"{case[0].__name__[3:]}-{case[1].__name__[7:]}"
+    sweep = crash.Sweep(new_union, base, OPTIONS, make_lower, view, check_layers, compare)
+    sweep.run(operation, before, calls, most=60)
 
 
 @pytest.mark.limit(120)
-@pytest.mark.parametrize("case", CASES, ids=case_name)
+@pytest.mark.parametrize("case", CASES, ids=crash.case_name)
 def test_killed_at_some_system_calls(new_union, scratch, case):
     run_case(new_union, scratch, case, CALLS)
 
 
 @pytest.mark.slow
 @pytest.mark.limit(400)
-@pytest.mark.parametrize("case", CASES, ids=case_name)
+@pytest.mark.parametrize("case", CASES, ids=crash.case_name)
 def test_killed_at_every_system_call(new_union, scratch, case):
     run_case(new_union, scratch, case, ALL_CALLS)

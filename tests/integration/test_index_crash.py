@@ -1,17 +1,16 @@
 # SPDX-License-Identifier: MIT
 """The server is killed before each of its system calls: the index is never wrong afterwards.
 
-strace(1) sends SIGKILL when a thread of the server makes its Nth statx, linkat and so on; N grows
-until the operation ends first. Then either implementation mounts the layers, sees the files as they
-were before or as they are after, and counts each file's names right.
+Either implementation then mounts the layers (see crash.py), sees the files as they were before or as
+they are after, and counts each file's names right.
 """
 
 import contextlib
 import os
 import random
-import subprocess
 import threading
 
+import crash
 import plyfs_testlib as lib
 import pytest
 from test_index import INDEX, META, NFS, assert_counts_are_true, differences, make_lower, view
@@ -107,73 +106,8 @@ CASES = [
 ]
 
 
-def attach(daemon, call, n):
-    """Has the server killed when a thread makes this call for the Nth time."""
-    tracer = subprocess.Popen(
-        ["strace", "-f", "-qq", "-o", "/dev/null", "-p", str(daemon.pid)]
-        + ["-e", f"inject={call}:signal=SIGKILL:when={n}"],
-        stdin=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-    )
-
-    def traced():
-        if not daemon.alive():
-            return True  # it made the call already
-        assert tracer.poll() is None, tracer.stderr.read().decode()
-        for task in os.listdir(f"/proc/{daemon.pid}/task"):
-            status = lib.read(f"/proc/{daemon.pid}/task/{task}/status").decode()
-            if "TracerPid:\t0\n" in status:
-                return False
-        return True
-
-    lib.wait_for(traced, 10, "strace on every thread")
-    return tracer
-
-
-def crash(union, options, before, operation, call, n):
-    """True when the server was killed, False when the operation ended first."""
-    union.mount(options)
-    before(union.point)
-    daemon, mounted = union.daemon, union.mounted
-    tracer = attach(daemon, call, n)
-    try:
-        try:
-            operation(union.point)
-            ended = True
-        except OSError:
-            ended = False
-        # a thread that waits may have reached its last call when another was done already
-        killed = not ended or not daemon.alive()
-        mounted.live = False
-        daemon.kill()
-        daemon.wait()
-        lib.sys_umount(union.point, lib.MNT_DETACH)
-    finally:
-        tracer.terminate()
-        tracer.wait(10)
-        tracer.stderr.close()
-    union.mounts = []
-    return killed
-
-
 def data_of(seen):
     return {path: (e.get("data"), e["mode"]) for path, e in seen.items()}
-
-
-def expected(new_union, base, options, before, operation):
-    """What there is before and after."""
-    out = []
-    for name in ("before", "after"):
-        u = new_union(name, base)
-        u.check_work = False
-        make_lower(u)
-        u.mount(options, impl="kernel")
-        before(u.point)
-        if name == "after":
-            operation(u.point)
-        out.append(data_of(view(u.point)))
-        u.umount()
-    return out
 
 
 def check_layers(union, options, impl, states):
@@ -193,44 +127,23 @@ def check_layers(union, options, impl, states):
     return seen
 
 
-def run_point(new_union, scratch, options, case, states, call, n):
-    operation, before, _ = case
-    union = new_union(f"{call}{n}", scratch)
-    union.check_work = False
-    make_lower(union)
-    killed = crash(union, options, before, operation, call, n)
-    if killed:
-        order = ("kernel", "plyfs") if n % 2 else ("plyfs", "kernel")
-        try:
-            seen = [check_layers(union, options, impl, states) for impl in order]
-        except (AssertionError, OSError) as e:
-            raise AssertionError(f"killed before {call} number {n}: {e}") from e
-        if options != NFS:  # where the kernel miscounts what had one name below
-            problems = differences(*seen, *order)
-            assert not problems, f"killed before {call} number {n}:\n" + "\n".join(problems)
-    union.closed = True
-    lib.remove_tree(union.base)
-    return killed
-
-
 def run_case(new_union, scratch, options, case, calls):
     operation, before, _ = case
-    states = expected(new_union, scratch, options, before, operation)
-    killed = 0
-    for call in calls:
-        for n in range(1, 100):
-            if not run_point(new_union, scratch, options, case, states, call, n):
-                break
-            killed += 1
-    assert killed, "the operation was not interrupted"
 
+    def compare(seen, order):
+        if options == NFS:  # where the kernel miscounts what had one name below
+            return []
+        return differences(*seen, *order)
 
-def case_name(case):
-    return f"{case[0].__name__[3:]}-{case[1].__name__[7:]}"
+    sweep = crash.Sweep(
+        new_union, scratch, options, make_lower, lambda point: data_of(view(point)),
+        lambda union, impl, states: check_layers(union, options, impl, states), compare, "kernel",
+    )
+    sweep.run(operation, before, calls)
 
 
 @pytest.mark.limit(120)
-@pytest.mark.parametrize("case", CASES, ids=case_name)
+@pytest.mark.parametrize("case", CASES, ids=crash.case_name)
 def test_killed_at_some_system_calls(new_union, scratch, case):
     run_case(new_union, scratch, NFS if case[2] else INDEX, case, SOME_CALLS)
 
@@ -238,7 +151,7 @@ def test_killed_at_some_system_calls(new_union, scratch, case):
 @pytest.mark.slow
 @pytest.mark.limit(600)
 @pytest.mark.parametrize("options", [INDEX, NFS, META], ids=["index", "nfs_export", "metacopy"])
-@pytest.mark.parametrize("case", CASES, ids=case_name)
+@pytest.mark.parametrize("case", CASES, ids=crash.case_name)
 def test_killed_at_every_system_call(new_union, scratch, case, options):
     run_case(new_union, scratch, options, case, CALLS)
 
