@@ -357,6 +357,7 @@ static int serve(struct mounting *m)
 		.data_count = o->data_count,
 		.features = o->features,
 		.given = o->given,
+		.compat = o->compat,
 		.xattr_prefix = o->features.userxattr ? OVL_XATTR_USER : OVL_XATTR_AUTO,
 		.attr_changed = server_attr_changed,
 		.ctx = &hook,
@@ -372,6 +373,12 @@ static int serve(struct mounting *m)
 		.timeout = o->timeout,
 		.debug = o->debug,
 		.hook = &hook,
+		.uids = &o->uids,
+		.gids = &o->gids,
+		.static_nlink = o->static_nlink,
+		.ino32 = o->ino32,
+		.no_acl = o->no_acl,
+		.no_xattrs = o->no_xattrs,
 	};
 
 	int rc = ovl_create(&layers, &ovl, message, sizeof(message));

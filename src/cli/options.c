@@ -659,5 +659,7 @@ void options_free(struct options *o)
 	free(o->work);
 	free(o->source);
 	free(o->subtype);
+	id_map_free(&o->uids);
+	id_map_free(&o->gids);
 	options_init(o);
 }

@@ -18,6 +18,7 @@
 #include <stddef.h>
 
 #include "overlay/ovl.h"
+#include "util/idmap.h"
 
 enum option_choice {
 	OPTION_DEFAULT,
@@ -36,7 +37,14 @@ struct options {
 	char *subtype;       /* NULL: the default */
 	double timeout;      /* seconds; < 0: for ever */
 	struct ovl_features features;
-	unsigned int given;        /* enum ovl_given */
+	unsigned int given; /* enum ovl_given */
+	struct ovl_compat compat;
+	struct id_map uids;
+	struct id_map gids;
+	bool static_nlink;         /* every directory shows one link */
+	bool ino32;                /* numbers of inodes that fit 32 bits */
+	bool no_acl;               /* ACLs are neither checked nor shown */
+	bool no_xattrs;            /* there are no xattrs */
 	unsigned long mount_flags; /* MS_* */
 	unsigned long unset_flags; /* MS_* that a word took away: what remount removes */
 	enum option_choice allow_other;

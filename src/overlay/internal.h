@@ -192,6 +192,7 @@ struct ovl {
 	bool has_acl;
 	bool samefs;                  /* every layer has the same st_dev */
 	struct ovl_features features; /* in effect; userxattr is ovl.userxattr */
+	struct ovl_compat compat;     /* in effect */
 	unsigned int name_max;
 	unsigned int ino_shift; /* the bit of st_ino that says that it is hashed; see ino.c */
 	dev_t *devs; /* st_dev of the layers, each once; the index is what goes into st_ino */

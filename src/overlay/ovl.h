@@ -93,6 +93,29 @@ struct ovl_features {
 	bool userxattr;
 };
 
+/* How owner, mode and type of the objects in upper are stored. Lower layers say it themselves. */
+enum ovl_override {
+	OVL_OVERRIDE_NONE = 0,
+	OVL_OVERRIDE_SECURITY,   /* security.fuseoverlayfs.override_stat: xattr_permissions=1 */
+	OVL_OVERRIDE_CONTAINERS, /* user.containers.override_stat: xattr_permissions=2 */
+};
+
+/*
+ * What fuse-overlayfs and builders of images leave in layers, besides the kernel's marks. Zero is
+ * what the kernel's overlayfs does: it knows none of it.
+ */
+struct ovl_compat {
+	/*
+	 * On every layer ".wh.NAME" hides NAME, and a directory with ".wh..wh..opq" in it or
+	 * user.fuseoverlayfs.opaque on it is opaque, as are those with trusted. or
+	 * user.overlay.opaque, whichever the mount itself writes. Names that begin with ".wh." are
+	 * nobody's. Whiteouts are written so where a device 0:0 cannot be made.
+	 */
+	bool whiteout_files;
+	bool no_device_whiteouts; /* not even where it could */
+	enum ovl_override override;
+};
+
 /* Which of them somebody asked for himself: what he did not, gives way in a conflict. */
 enum ovl_given {
 	OVL_GIVEN_REDIRECT = 1 << 0,
@@ -117,6 +140,7 @@ struct ovl_config {
 	struct ovl_features features; /* as asked for; userxattr: see xattr_prefix */
 	unsigned int given;           /* enum ovl_given */
 	enum ovl_xattr_prefix xattr_prefix;
+	struct ovl_compat compat;
 
 	/*
 	 * Called when attributes of @node changed other than by the call that names it (a copied-up

@@ -601,6 +601,7 @@ int ovl_create(const struct ovl_config *config, struct ovl **out, char *message,
 	}
 	o->upper_lock = o->work_lock = -1;
 	o->features = config->features;
+	o->compat = config->compat;
 	o->attr_changed = config->attr_changed;
 	o->ctx = config->ctx;
 	pthread_rwlock_init(&o->topology, NULL);

@@ -12,6 +12,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+struct id_map;
 struct ovl;
 struct server;
 
@@ -40,7 +41,13 @@ struct server_config {
 	bool allow_root;
 	double timeout; /* seconds the kernel may cache entries and attributes; < 0: for ever */
 	bool debug;     /* log each request with its reply and time */
-	struct server_hook *hook; /* may be NULL */
+	struct server_hook *hook;  /* may be NULL */
+	const struct id_map *uids; /* borrowed until server_free(); NULL: none */
+	const struct id_map *gids;
+	bool static_nlink; /* directories show one link */
+	bool ino32;        /* numbers of inodes fit 32 bits */
+	bool no_acl;       /* ACLs are neither checked nor shown */
+	bool no_xattrs;    /* there are no xattrs */
 
 	/* For tests. FUSE_* flags of INIT that are not asked for even if the kernel has them. */
 	uint64_t forbid_flags;
