@@ -50,11 +50,13 @@ class Engine:
         self.base = Path(base)
         self.user = user
         self.runtime = runtime
-        home, runtime_dir = self.base / "home", self.base / "xdg"
+        home = self.base / "home"
+        # sockets below it: their paths may have 107 characters
+        self.runtime_dir = Path("/run/user", self.base.name)
         # a user who is not root has no choice of the store's place by graphroot
         self.graph = home / ".local/share/containers/storage" if user else self.base / "graph"
-        for path, mode in ((self.base, 0o755), (home, 0o700), (runtime_dir, 0o700)):
-            path.mkdir(exist_ok=True)
+        for path, mode in ((self.base, 0o755), (home, 0o700), (self.runtime_dir, 0o700)):
+            path.mkdir(exist_ok=True, parents=True)
             path.chmod(mode)
             if user:
                 os.chown(path, user.uid, user.uid)
@@ -69,7 +71,7 @@ class Engine:
         self.home = home
         self.env = environment(
             home,
-            runtime_dir,
+            self.runtime_dir,
             {
                 "CONTAINERS_STORAGE_CONF": os.fspath(storage),
                 "CONTAINERS_CONF": os.fspath(containers),
@@ -138,6 +140,7 @@ class Engine:
         self.end_processes()
         unmount_below(self.base)
         remove_tree(self.base)
+        remove_tree(self.runtime_dir)
         assert not problems, "\n".join(problems)
 
     def end_processes(self):
