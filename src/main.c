@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * One program, several names: plyfs with its verbs, and the helpers that mount(8) and fsck(8) run
- * for the types plyfs and fuse.plyfs.
+ * for the types plyfs and fuse.plyfs. As fuse-overlayfs it takes that program's place.
  */
 #include <string.h>
 
@@ -65,6 +65,14 @@ static int unknown_verb(const char *name)
 	return EXIT_USAGE;
 }
 
+/* mount(8)'s helper for the types fuse-overlayfs, fuse.fuse-overlayfs and fuse3.fuse-overlayfs. */
+static bool is_compat_helper(const char *name)
+{
+	const char *last = strrchr(name, '.');
+
+	return !strncmp(name, "mount.", strlen("mount.")) && !strcmp(last, ".fuse-overlayfs");
+}
+
 int main(int argc, char **argv)
 {
 	process_reset_signals();
@@ -74,6 +82,10 @@ int main(int argc, char **argv)
 
 	const char *name = argc > 0 ? basename(argv[0]) : "plyfs";
 
+	if (!strcmp(name, "fuse-overlayfs"))
+		return cli_fuse_overlayfs(argc, argv);
+	if (is_compat_helper(name))
+		return cli_mount(argc, argv, MOUNT_BY_COMPAT_HELPER);
 	if (!strncmp(name, "mount.", strlen("mount.")))
 		return cli_mount(argc, argv, MOUNT_BY_HELPER);
 	if (!strncmp(name, "fsck.", strlen("fsck.")))

@@ -375,7 +375,7 @@ int cli_fsck(int argc, char **argv)
 	int status = FSCK_EXIT_USAGE;
 	int rc;
 
-	options_init(&c.options);
+	options_init(&c.options, OPTIONS_OF_PLYFS);
 	rc = read_args(argc, argv, &c);
 	if (rc == 0)
 		status = FSCK_EXIT_OK;

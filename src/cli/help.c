@@ -68,6 +68,30 @@ const char cli_help_text[] =
 	"  debug                   log each request\n"                                             \
 	"  ro rw suid nosuid dev nodev exec noexec atime noatime relatime ... as in mount(8)\n"
 
+#define COMPAT_OPTIONS_TEXT                                                                        \
+	"Layers:\n"                                                                                \
+	"  lowerdir=DIR[:DIR...]   read-only layers, the topmost first, up to 500; \\: stands\n"   \
+	"                          for a colon, \\, for a comma\n"                                 \
+	"  upperdir=DIR workdir=DIR\n"                                                             \
+	"                          the layer that takes all changes, and a directory on its\n"     \
+	"                          filesystem; without them the mount is read-only\n"              \
+	"\n"                                                                                       \
+	"Owners and rights:\n"                                                                     \
+	"  uidmapping=DISK:SHOWN:COUNT[:...] gidmapping=...\n"                                     \
+	"                          ids in the layers and what they are in the mount\n"             \
+	"  squash_to_root squash_to_uid=ID squash_to_gid=ID\n"                                     \
+	"                          show everything as owned by one user or group\n"                \
+	"  xattr_permissions=0|1|2 keep owner and mode in an xattr: 1 security., 2 user.\n"        \
+	"  noacl noxattrs          no ACLs, no xattrs\n"                                           \
+	"  static_nlink ino32_t    one link a directory; file numbers of 32 bits\n"                \
+	"\n"                                                                                       \
+	"The mount:\n"                                                                             \
+	"  timeout=SECONDS         how long the kernel may cache names and attributes\n"           \
+	"  fsync=0|1 volatile      whether anything is synced\n"                                   \
+	"  allow_other allow_root ro suid dev exec noatime ... as in fuse-overlayfs\n"             \
+	"  redirect_dir= metacopy= index= nfs_export= userxattr xino= uuid= verity=\n"             \
+	"                          as for plyfs mount\n"
+
 const char cli_mount_help_text[] =
 	"Usage: plyfs mount [-f] [-d] -o OPTIONS [SOURCE] MOUNTPOINT\n"
 	"\n"
@@ -97,6 +121,20 @@ const char cli_helper_help_text[] =
 	"  -t TYPE         accepted\n"
 	"\n" OPTIONS_TEXT "\n"
 	"Exit status: 0 mounted, 1 called wrongly, 2 system error, 32 the mount failed.\n";
+
+const char cli_compat_help_text[] =
+	"Usage: fuse-overlayfs [-f] [-d] [-o OPTIONS]... [SOURCE] MOUNTPOINT\n"
+	"\n"
+	"plyfs in the place of fuse-overlayfs: with its options, and reading its marks in the\n"
+	"layers. Returns when the mount works; umount or fusermount3 -u ends it.\n"
+	"\n"
+	"  -o LIST                 options separated by commas; several -o add up\n"
+	"  -f                      stay in front; messages go to stderr, Ctrl-C unmounts\n"
+	"  -d, --debug             show each request with its reply and time; implies -f\n"
+	"  -h, --help              this text\n"
+	"  -V, --version           the version\n"
+	"\n" COMPAT_OPTIONS_TEXT "\n"
+	"Unknown options are ignored with a line on stderr. Exit status: 0 mounted, 1 not.\n";
 
 const char cli_status_help_text[] =
 	"Usage: plyfs status [-o] MOUNTPOINT\n"

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-#include "cli/cli.h"
+#include "cli/mount.h"
 
 #include <fcntl.h>
 #include <getopt.h>
@@ -34,24 +34,11 @@
 /* A message holds at most two paths. */
 #define MESSAGE_MAX (2 * PATH_MAX + 512)
 
-struct mount_args {
-	const char **lists; /* the -o words, in their order */
-	size_t list_count;
-	const char *names[2]; /* [SOURCE] MOUNTPOINT */
-	size_t name_count;
-	const char *namespace;
-	bool foreground;
-	bool debug;
-	bool fake;
-	bool sloppy;
-	bool verbose;
-};
-
 struct mounting {
 	struct options options;
 	const char *source;
 	char *mountpoint; /* absolute, without symlinks */
-	enum mount_caller caller;
+	const struct caller *caller;
 	bool foreground;
 	bool verbose;
 	bool ready;
@@ -64,16 +51,38 @@ static const struct option long_options[] = {
 	{ "version", no_argument, NULL, 'V' },       { 0 },
 };
 
+#define HELPER_LETTERS "-:fno:rst:vwN:hV"
+
 static const struct option helper_long_options[] = {
 	{ "help", no_argument, NULL, 'h' },
 	{ "version", no_argument, NULL, 'V' },
 	{ 0 },
 };
 
-static const char *program(enum mount_caller caller)
-{
-	return caller == MOUNT_BY_HELPER ? "mount.plyfs" : "plyfs mount";
-}
+/* What is different in each of the ways to be called. */
+static const struct caller {
+	const char *program;
+	const char *letters; /* of getopt(3) */
+	const struct option *longs;
+	const char *help;
+	bool helper;        /* -f is mount(8)'s, and a remount names all flags that are to be */
+	const char *source; /* shown in the mount table ... */
+	bool own_source;    /* ... whatever the source on the command line is */
+	const char *subtype;
+	enum option_dialect dialect;
+} callers[] = {
+	[MOUNT_BY_USER] = { "plyfs mount", "-:dfo:hV", long_options, cli_mount_help_text, false,
+			    "plyfs", false, "plyfs", OPTIONS_OF_PLYFS },
+	[MOUNT_BY_HELPER] = { "mount.plyfs", HELPER_LETTERS, helper_long_options,
+			      cli_helper_help_text, true, "plyfs", false, "plyfs",
+			      OPTIONS_OF_PLYFS },
+	[MOUNT_BY_COMPAT_HELPER] = { "mount.fuse-overlayfs", HELPER_LETTERS, helper_long_options,
+				     cli_compat_help_text, true, "fuse-overlayfs", true,
+				     "fuse-overlayfs", OPTIONS_OF_FUSE_OVERLAYFS },
+	/* mount.fuse3 calls it, too, for a remount. */
+	[MOUNT_AS_FUSE_OVERLAYFS] = { "fuse-overlayfs", NULL, NULL, NULL, true, "fuse-overlayfs",
+				      true, "fuse-overlayfs", OPTIONS_OF_FUSE_OVERLAYFS },
+};
 
 static int add_name(struct mount_args *args, const char *name)
 {
@@ -86,7 +95,7 @@ static int add_name(struct mount_args *args, const char *name)
 	return 0;
 }
 
-static int add_list(struct mount_args *args, const char *list)
+int mount_args_add_list(struct mount_args *args, const char *list)
 {
 	const char **lists = reallocarray(args->lists, args->list_count + 1, sizeof(*lists));
 
@@ -99,7 +108,13 @@ static int add_list(struct mount_args *args, const char *list)
 	return 0;
 }
 
-static int bad_argument(int c, char **argv, enum mount_caller caller)
+void mount_args_free(struct mount_args *args)
+{
+	free(args->lists);
+	*args = (struct mount_args){ 0 };
+}
+
+static int bad_argument(int c, char **argv, const struct caller *caller)
 {
 	/* optopt is 0 for a long option, which getopt has left behind already. */
 	const char *word = argv[optind - 1];
@@ -108,9 +123,9 @@ static int bad_argument(int c, char **argv, enum mount_caller caller)
 	if (optopt > 0 && optopt < 0x80 && word[1] != '-')
 		word = letter;
 	if (c == ':')
-		log_error("%s needs an argument: see %s --help", word, program(caller));
+		log_error("%s needs an argument: see %s --help", word, caller->program);
 	else
-		log_error("unknown argument %s: see %s --help", word, program(caller));
+		log_error("unknown argument %s: see %s --help", word, caller->program);
 	return -EINVAL;
 }
 
@@ -119,29 +134,26 @@ static int bad_argument(int c, char **argv, enum mount_caller caller)
  * mount.fuse3 puts the names first and engines put them last: the leading '-' takes both, also with
  * POSIXLY_CORRECT in the environment.
  */
-static int read_args(int argc, char **argv, enum mount_caller caller, struct mount_args *args)
+static int read_args(int argc, char **argv, const struct caller *caller, struct mount_args *args)
 {
-	bool helper = caller == MOUNT_BY_HELPER;
-	const char *letters = helper ? "-:fno:rst:vwN:hV" : "-:dfo:hV";
-	const struct option *longs = helper ? helper_long_options : long_options;
 	int c, rc = 0;
 
 	opterr = 0;
 	optind = 0;
-	while (!rc && (c = getopt_long(argc, argv, letters, longs, NULL)) != -1) {
+	while (!rc && (c = getopt_long(argc, argv, caller->letters, caller->longs, NULL)) != -1) {
 		switch (c) {
 		case 1: rc = add_name(args, optarg); break;
-		case 'o': rc = add_list(args, optarg); break;
-		case 'r': rc = add_list(args, "ro"); break;
-		case 'w': rc = add_list(args, "rw"); break;
-		case 'f': *(helper ? &args->fake : &args->foreground) = true; break;
+		case 'o': rc = mount_args_add_list(args, optarg); break;
+		case 'r': rc = mount_args_add_list(args, "ro"); break;
+		case 'w': rc = mount_args_add_list(args, "rw"); break;
+		case 'f': *(caller->helper ? &args->fake : &args->foreground) = true; break;
 		case 'd': args->debug = true; break;
 		case 'N': args->namespace = optarg; break;
 		case 's': args->sloppy = true; break;
 		case 'v': args->verbose = true; break;
 		case 'n': /* there is no mtab */
 		case 't': break;
-		case 'h': cli_print(helper ? cli_helper_help_text : cli_mount_help_text); return 0;
+		case 'h': cli_print(caller->help); return 0;
 		case 'V': cli_version(0, NULL); return 0;
 		default: rc = bad_argument(c, argv, caller); break;
 		}
@@ -151,7 +163,7 @@ static int read_args(int argc, char **argv, enum mount_caller caller, struct mou
 	if (rc < 0)
 		return rc;
 	if (!args->name_count) {
-		log_error("no mountpoint: see %s --help", program(caller));
+		log_error("no mountpoint: see %s --help", caller->program);
 		return -EINVAL;
 	}
 	return 1;
@@ -168,12 +180,24 @@ static void say_failure(const char *message, int err)
 		log_error("%s (%s)", message, name);
 }
 
-static int read_options(const struct mount_args *args, struct options *options)
+/* Not an error, and not a line of the log: engines look for these words. */
+static void say_ignored(const char *word)
+{
+	fprintf(stderr, "unknown argument ignored: %s\n", word);
+}
+
+static int read_options(const struct mount_args *args, const struct caller *caller,
+			struct options *options)
 {
 	char message[MESSAGE_MAX];
 	int rc = 0;
 
+	options_init(options, caller->dialect);
 	options->sloppy = args->sloppy;
+	options->ignored = say_ignored;
+	if (caller->dialect == OPTIONS_OF_FUSE_OVERLAYFS)
+		options->compat.no_device_whiteouts =
+			getenv("FUSE_OVERLAYFS_DISABLE_OVL_WHITEOUT") != NULL;
 	for (size_t i = 0; i < args->list_count && !rc; i++)
 		rc = options_add(options, args->lists[i], message, sizeof(message));
 	if (!rc)
@@ -297,8 +321,8 @@ static int remount(const struct mounting *m)
 	now = flags_of(&fs);
 	/* mount(8) has made a whole of what there was and what is asked for, and took away the
 	 * words that cancel each other. */
-	wanted = m->caller == MOUNT_BY_HELPER ? m->options.mount_flags
-					      : options_remount_flags(&m->options, now);
+	wanted = m->caller->helper ? m->options.mount_flags
+				   : options_remount_flags(&m->options, now);
 	if (mount(m->source, m->mountpoint, NULL, MS_REMOUNT | wanted, NULL) < 0) {
 		log_error("cannot remount %s: %m", m->mountpoint);
 		return EXIT_MOUNT;
@@ -365,7 +389,7 @@ static int serve(struct mounting *m)
 	const struct server_config config = {
 		.mountpoint = m->mountpoint,
 		.source = m->source,
-		.subtype = o->subtype ? o->subtype : "plyfs",
+		.subtype = o->subtype ? o->subtype : m->caller->subtype,
 		.mount_flags = o->mount_flags,
 		.allow_other = o->allow_other == OPTION_YES ||
 			       (o->allow_other == OPTION_DEFAULT && root && !o->allow_root),
@@ -416,13 +440,13 @@ static int mount_and_serve(struct mounting *m)
 	return serve(m);
 }
 
-static int run(const struct mount_args *args, enum mount_caller caller)
+int mount_run(const struct mount_args *args, enum mount_caller by)
 {
+	const struct caller *caller = &callers[by];
 	struct mounting m = { .caller = caller, .child = { -1, -1 }, .verbose = args->verbose };
 	int status = EXIT_USAGE;
 
-	options_init(&m.options);
-	if (read_options(args, &m.options) < 0)
+	if (read_options(args, caller, &m.options) < 0)
 		goto out;
 	if (args->fake) {
 		status = EXIT_OK;
@@ -435,7 +459,9 @@ static int run(const struct mount_args *args, enum mount_caller caller)
 	if (find_mountpoint(args->names[args->name_count - 1], &m.mountpoint) < 0)
 		goto out;
 
-	m.source = args->name_count == 2 && args->names[0][0] ? args->names[0] : "plyfs";
+	m.source = caller->source;
+	if (!caller->own_source && args->name_count == 2 && args->names[0][0])
+		m.source = args->names[0];
 	if (m.options.source)
 		m.source = m.options.source;
 	m.options.debug |= args->debug;
@@ -453,15 +479,15 @@ out:
 int cli_mount(int argc, char **argv, enum mount_caller caller)
 {
 	struct mount_args args = { 0 };
-	int rc = read_args(argc, argv, caller, &args);
+	int rc = read_args(argc, argv, &callers[caller], &args);
 	int status;
 
 	if (rc > 0)
-		status = run(&args, caller);
+		status = mount_run(&args, caller);
 	else if (rc == 0)
 		status = EXIT_OK;
 	else
 		status = rc == -ENOMEM ? EXIT_SYSTEM : EXIT_USAGE;
-	free(args.lists);
+	mount_args_free(&args);
 	return status;
 }

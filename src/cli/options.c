@@ -4,6 +4,7 @@
 #include <stdarg.h>
 #include <string.h>
 #include <sys/mount.h>
+#include <unistd.h>
 
 #include "cli/suggest.h"
 #include "util/base.h"
@@ -44,6 +45,9 @@ struct word {
 	int meanings[4];      /* of each value */
 	void (*feature)(struct ovl_features *f, int meaning);
 	unsigned int given; /* enum ovl_given */
+	/* Only in one of the dialects. */
+	enum { IN_BOTH, IN_PLYFS, IN_COMPAT } in;
+	size_t offset; /* of the bool in struct options that the word switches on */
 };
 
 static int fail(struct reader *r, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
@@ -404,6 +408,93 @@ static int read_remount(struct reader *r, const struct word *w, char *value)
 	return 0;
 }
 
+/* word, word=1 or word=0 */
+static int read_bool(struct reader *r, const char *name, const char *value, bool *out)
+{
+	if (value && strcmp(value, "0") != 0 && strcmp(value, "1") != 0)
+		return fail(r, "%s=%s: it is 0 or 1", name, value);
+	*out = !value || value[0] == '1';
+	return 0;
+}
+
+static int read_switch(struct reader *r, const struct word *w, char *value)
+{
+	return read_bool(r, w->name, value, (bool *)((char *)r->o + w->offset));
+}
+
+static int read_fsync(struct reader *r, const struct word *w, char *value)
+{
+	bool wanted = true;
+	int rc = read_bool(r, w->name, value, &wanted);
+
+	if (rc < 0)
+		return rc;
+	r->o->features.fsync = wanted ? OVL_FSYNC_AUTO : OVL_FSYNC_VOLATILE;
+	r->o->given |= OVL_GIVEN_FSYNC;
+	return 0;
+}
+
+static int read_map(struct reader *r, const struct word *w, const char *value, struct id_map *map)
+{
+	int rc = id_map_parse(map, value);
+
+	if (rc == -ENOMEM)
+		return fail_memory(r);
+	if (rc < 0)
+		return fail(r,
+			    "%s=%s: give triples of numbers DISK:SHOWN:COUNT, separated by ':', "
+			    "whose ranges do not overlap",
+			    w->name, value);
+	return 0;
+}
+
+static int read_uidmapping(struct reader *r, const struct word *w, char *value)
+{
+	return read_map(r, w, value, &r->o->uids);
+}
+
+static int read_gidmapping(struct reader *r, const struct word *w, char *value)
+{
+	return read_map(r, w, value, &r->o->gids);
+}
+
+static int read_squash(struct reader *r, const struct word *w, const char *value,
+		       struct id_map *map)
+{
+	unsigned long long id = 0;
+	size_t digits = strspn(value, "0123456789");
+
+	if (digits && digits <= 10 && !value[digits])
+		id = strtoull(value, NULL, 10);
+	else
+		id = ID_NONE;
+	if (id >= ID_NONE)
+		return fail(r, "%s=%s: give one number from 0 to %u", w->name, value, ID_NONE - 1);
+	map->squash = true;
+	map->squash_to = (uint32_t)id;
+	return 0;
+}
+
+static int read_squash_uid(struct reader *r, const struct word *w, char *value)
+{
+	return read_squash(r, w, value, &r->o->uids);
+}
+
+static int read_squash_gid(struct reader *r, const struct word *w, char *value)
+{
+	return read_squash(r, w, value, &r->o->gids);
+}
+
+static int read_xattr_permissions(struct reader *r, const struct word *w, char *value)
+{
+	int n = index_in("0 1 2", value);
+
+	if (n < 0)
+		return fail(r, "%s=%s: it is 0, 1 or 2", w->name, value);
+	r->o->compat.override = (enum ovl_override)n;
+	return 0;
+}
+
 static int ignore(struct reader *r, const struct word *w, char *value)
 {
 	return 0;
@@ -436,7 +527,9 @@ static const struct word words[] = {
 	{ "verity", VALUE, read_feature, .accepted = "off on require",
 	  .meanings = { OVL_VERITY_OFF, OVL_VERITY_ON, OVL_VERITY_REQUIRE }, .feature = set_verity,
 	  .given = OVL_GIVEN_VERITY },
-	{ "fsync", VALUE, read_feature, .accepted = "auto strict volatile",
+	{ "fsync", VALUE, read_fsync, .in = IN_COMPAT },
+	{ "sync", VALUE, read_fsync, .in = IN_COMPAT },
+	{ "fsync", VALUE, read_feature, .in = IN_PLYFS, .accepted = "auto strict volatile",
 	  .meanings = { OVL_FSYNC_AUTO, OVL_FSYNC_STRICT, OVL_FSYNC_VOLATILE },
 	  .feature = set_fsync, .given = OVL_GIVEN_FSYNC },
 	{ "volatile", ALONE, read_volatile },
@@ -483,6 +576,49 @@ static const struct word words[] = {
 	{ "timeout", VALUE, read_timeout },
 	{ "debug", ALONE, read_debug },
 
+	/* fuse-overlayfs' own. */
+	{ "uidmapping", VALUE, read_uidmapping },
+	{ "gidmapping", VALUE, read_gidmapping },
+	{ "squash_to_root", EITHER, read_switch, .offset = offsetof(struct options, squash_root) },
+	{ "squash_to_uid", VALUE, read_squash_uid },
+	{ "squash_to_gid", VALUE, read_squash_gid },
+	{ "xattr_permissions", VALUE, read_xattr_permissions },
+	{ "static_nlink", EITHER, read_switch, .offset = offsetof(struct options, static_nlink) },
+	{ "ino32_t", EITHER, read_switch, .offset = offsetof(struct options, ino32) },
+	{ "noacl", EITHER, read_switch, .offset = offsetof(struct options, no_acl) },
+	{ "noxattrs", EITHER, read_switch, .offset = offsetof(struct options, no_xattrs) },
+	{ "threaded", EITHER, ignore, .in = IN_COMPAT },
+	{ "writeback", EITHER, ignore, .in = IN_COMPAT },
+	{ "fast_ino", EITHER, ignore, .in = IN_COMPAT },
+	{ "fast_ino_check", EITHER, ignore, .in = IN_COMPAT },
+	{ "plugins", VALUE, ignore, .in = IN_COMPAT },
+	{ "context", VALUE, ignore, .in = IN_COMPAT },
+	{ "fscontext", VALUE, ignore, .in = IN_COMPAT },
+	{ "defcontext", VALUE, ignore, .in = IN_COMPAT },
+	{ "rootcontext", VALUE, ignore, .in = IN_COMPAT },
+
+	/* Of propagation, which engines handle themselves. */
+	{ "private", ALONE, ignore, .in = IN_COMPAT },
+	{ "rprivate", ALONE, ignore, .in = IN_COMPAT },
+	{ "shared", ALONE, ignore, .in = IN_COMPAT },
+	{ "rshared", ALONE, ignore, .in = IN_COMPAT },
+	{ "slave", ALONE, ignore, .in = IN_COMPAT },
+	{ "rslave", ALONE, ignore, .in = IN_COMPAT },
+	{ "unbindable", ALONE, ignore, .in = IN_COMPAT },
+	{ "runbindable", ALONE, ignore, .in = IN_COMPAT },
+
+	/* What the library of FUSE reads for the programs that are linked to it. */
+	{ "auto_unmount", ALONE, ignore, .in = IN_COMPAT },
+	{ "clone_fd", ALONE, ignore, .in = IN_COMPAT },
+	{ "kernel_cache", ALONE, ignore, .in = IN_COMPAT },
+	{ "max_idle_threads", VALUE, ignore, .in = IN_COMPAT },
+	{ "max_threads", VALUE, ignore, .in = IN_COMPAT },
+	{ "max_write", EITHER, ignore, .in = IN_COMPAT },
+	{ "nonempty", ALONE, ignore, .in = IN_COMPAT },
+	{ "splice_move", ALONE, ignore, .in = IN_COMPAT },
+	{ "splice_read", ALONE, ignore, .in = IN_COMPAT },
+	{ "splice_write", ALONE, ignore, .in = IN_COMPAT },
+
 	/* What the mount table shows of a FUSE mount, which mount(8) gives back at a remount. */
 	{ "fd", VALUE, ignore },
 	{ "rootmode", VALUE, ignore },
@@ -522,16 +658,33 @@ static bool name_matches(const char *pattern, const char *name)
 	return !strcmp(pattern, name);
 }
 
-static const struct word *find_word(const char *name)
+static bool word_arity_fits(const struct word *w, const char *value)
 {
-	for (size_t i = 0; i < ARRAY_SIZE(words); i++) {
-		if (name_matches(words[i].name, name))
-			return &words[i];
-	}
-	return NULL;
+	return w->arity == EITHER || (w->arity == VALUE) == !!value;
 }
 
-static const char *closest_word(const char *name)
+static bool is_spoken(const struct options *o, const struct word *w)
+{
+	return w->in == IN_BOTH ||
+	       w->in == (o->dialect == OPTIONS_OF_FUSE_OVERLAYFS ? IN_COMPAT : IN_PLYFS);
+}
+
+/* A word may mean one thing alone and another with a value ("sync"). */
+static const struct word *find_word(const struct options *o, const char *name, const char *value)
+{
+	const struct word *found = NULL;
+
+	for (size_t i = 0; i < ARRAY_SIZE(words); i++) {
+		if (!is_spoken(o, &words[i]) || !name_matches(words[i].name, name))
+			continue;
+		if (word_arity_fits(&words[i], value))
+			return &words[i];
+		found = &words[i];
+	}
+	return found;
+}
+
+static const char *closest_word(const struct options *o, const char *name)
 {
 	const char *best = NULL;
 	size_t least = SUGGEST_MAX;
@@ -539,7 +692,7 @@ static const char *closest_word(const char *name)
 	for (size_t i = 0; i < ARRAY_SIZE(words); i++) {
 		size_t d = suggest_distance(name, words[i].name);
 
-		if (d < least) {
+		if (d < least && is_spoken(o, &words[i])) {
 			least = d;
 			best = words[i].name;
 		}
@@ -554,10 +707,17 @@ static int read_word(struct reader *r, char *item)
 	if (value)
 		*value++ = '\0';
 
-	const struct word *w = find_word(item);
+	const struct word *w = find_word(r->o, item, value);
 
+	if (!w && r->o->dialect == OPTIONS_OF_FUSE_OVERLAYFS) {
+		if (value)
+			value[-1] = '=';
+		if (r->o->ignored)
+			r->o->ignored(item);
+		return 0;
+	}
 	if (!w) {
-		const char *near = closest_word(item);
+		const char *near = closest_word(r->o, item);
 
 		if (r->o->sloppy)
 			return 0;
@@ -565,16 +725,38 @@ static int read_word(struct reader *r, char *item)
 			return fail(r, "unknown option '%s': did you mean '%s'?", item, near);
 		return fail(r, "unknown option '%s'", item);
 	}
-	if (w->arity == ALONE && value)
+	if (!word_arity_fits(w, value) && value)
 		return fail(r, "the option '%s' takes no value", item);
-	if (w->arity == VALUE && !value)
+	if (!word_arity_fits(w, value))
 		return fail(r, "the option '%s' needs a value: %s=...", item, item);
 	return w->read(r, w, value);
+}
+
+/*
+ * The end of the quotes in context="user:role:type:level,level", which engines do not write with
+ * '\' before the commas; NULL when there is none. In another word '"' is part of a path.
+ */
+static char *quotes_end(char *s)
+{
+	static const char *const contexts[] = { "context=\"", "fscontext=\"", "defcontext=\"",
+						"rootcontext=\"" };
+
+	for (size_t i = 0; i < ARRAY_SIZE(contexts); i++) {
+		size_t len = strlen(contexts[i]);
+
+		if (!strncmp(s, contexts[i], len))
+			return strchr(s + len, '"');
+	}
+	return NULL;
 }
 
 /* The end of the word at @s: the next ',' that no '\' protects, or the end of the list. */
 static char *word_end(char *s)
 {
+	char *quotes = quotes_end(s);
+
+	if (quotes)
+		s = quotes;
 	while (*s && *s != ',') {
 		if (*s == '\\' && s[1])
 			s++;
@@ -630,6 +812,10 @@ int options_check(struct options *o, char *message, size_t size)
 			&r,
 			"upperdir=%s needs a workdir=: an empty directory on the same filesystem",
 			o->upper);
+	if (o->squash_root && !o->uids.squash)
+		o->uids.squash = true;
+	if (o->squash_root && !o->gids.squash)
+		o->gids.squash = true;
 	if (!o->upper) {
 		free(take_ptr(o->work));
 		o->mount_flags |= MS_RDONLY;
@@ -647,9 +833,13 @@ unsigned long options_remount_flags(const struct options *o, unsigned long now)
 	return flags;
 }
 
-void options_init(struct options *o)
+void options_init(struct options *o, enum option_dialect dialect)
 {
-	*o = (struct options){ .timeout = -1 };
+	*o = (struct options){ .timeout = -1, .dialect = dialect };
+	if (dialect == OPTIONS_OF_FUSE_OVERLAYFS) {
+		o->compat.whiteout_files = true;
+		o->mount_flags = MS_NODEV | MS_NOATIME | (geteuid() == 0 ? 0 : MS_NOSUID);
+	}
 }
 
 void options_free(struct options *o)
@@ -661,5 +851,5 @@ void options_free(struct options *o)
 	free(o->subtype);
 	id_map_free(&o->uids);
 	id_map_free(&o->gids);
-	options_init(o);
+	options_init(o, o->dialect);
 }

@@ -20,6 +20,12 @@
 #include "overlay/ovl.h"
 #include "util/idmap.h"
 
+/* Whose words they are. */
+enum option_dialect {
+	OPTIONS_OF_PLYFS,          /* unknown words are errors */
+	OPTIONS_OF_FUSE_OVERLAYFS, /* ... and are ignored here */
+};
+
 enum option_choice {
 	OPTION_DEFAULT,
 	OPTION_YES,
@@ -41,6 +47,7 @@ struct options {
 	struct ovl_compat compat;
 	struct id_map uids;
 	struct id_map gids;
+	bool squash_root;          /* squash_to_root: where no other id is squashed to */
 	bool static_nlink;         /* every directory shows one link */
 	bool ino32;                /* numbers of inodes that fit 32 bits */
 	bool no_acl;               /* ACLs are neither checked nor shown */
@@ -52,9 +59,13 @@ struct options {
 	bool debug;
 	bool remount; /* change the flags of a mount that is there */
 	bool sloppy;  /* set by the caller: unknown words pass (mount(8)'s -s) */
+
+	enum option_dialect dialect;
+	void (*ignored)(const char *word); /* set by the caller: told of unknown words; or NULL */
 };
 
-void options_init(struct options *o);
+/* The defaults are those of the dialect for the present user. */
+void options_init(struct options *o, enum option_dialect dialect);
 void options_free(struct options *o);
 
 /* Reads one list of words. May be called several times: the lists add up. */

@@ -30,7 +30,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		memcpy(text, data, size);
 	text[size] = text[size + 1] = '\0';
 
-	options_init(&o);
+	options_init(&o, size && (data[0] & 2) ? OPTIONS_OF_FUSE_OVERLAYFS : OPTIONS_OF_PLYFS);
 	o.sloppy = size && (data[0] & 1);
 	/* Each NUL begins another -o. */
 	for (char *list = text; list <= text + size && rc == 0; list += strlen(list) + 1) {

@@ -24,7 +24,7 @@ static int setup(void **state)
 
 	if (!s)
 		return -1;
-	options_init(&s->o);
+	options_init(&s->o, OPTIONS_OF_PLYFS);
 	*state = s;
 	return 0;
 }
