@@ -51,20 +51,15 @@ int server_creator(const struct server *s, const struct fuse_request *req, uint3
 	return out->uid == ID_NONE || out->gid == ID_NONE ? -EOVERFLOW : 0;
 }
 
-/*
- * Whoever owns it is shown as one and the same: to give it to him changes nothing, though it is a
- * chown(2); and it cannot be given to anybody else.
- */
+/* Where everything is shown as somebody's, nothing can be given to anybody else. */
 static int store_id(const struct id_map *map, uint32_t *id)
 {
-	if (map->squash) {
-		if (*id != map->squash_to)
-			return -EINVAL;
-		*id = ID_NONE;
-		return 0;
-	}
+	if (map->squash && *id != map->squash_to)
+		return -EINVAL;
 	*id = id_map_store(map, *id);
-	return *id == ID_NONE ? -EOVERFLOW : 0;
+	if (*id != ID_NONE)
+		return 0;
+	return map->squash ? 0 : -EOVERFLOW;
 }
 
 int server_store_owner(const struct server *s, struct ovl_setattr *set)
@@ -76,6 +71,18 @@ int server_store_owner(const struct server *s, struct ovl_setattr *set)
 	if (!err && (set->valid & OVL_SET_GID) && s->gids)
 		err = store_id(s->gids, &set->gid);
 	return err;
+}
+
+bool server_leave_owner(const struct server *s, struct ovl_setattr *set)
+{
+	bool uid = (set->valid & OVL_SET_UID) && set->uid != ID_NONE && s->uids && s->uids->squash;
+	bool gid = (set->valid & OVL_SET_GID) && set->gid != ID_NONE && s->gids && s->gids->squash;
+
+	if (uid)
+		set->uid = ID_NONE;
+	if (gid)
+		set->gid = ID_NONE;
+	return uid || gid;
 }
 
 /* In this order nobody has a right for a moment that neither the ACL nor the mode gives him. */
