@@ -12,6 +12,7 @@
 #include <errno.h>
 #include <stdbool.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <sys/types.h>
 
 #include "fuse/mount.h"
@@ -119,6 +120,9 @@ static inline uint64_t server_show_ino(const struct server *s, uint64_t ino)
 {
 	return unlikely(s->ino32) ? server_fold_ino(ino) : ino;
 }
+
+/* The words of -o that ask for all this, each after a ','. */
+void server_describe_view(const struct server *s, FILE *out);
 
 /*
  * The caller of @req as the owner of what it creates. -EOVERFLOW, as the kernel says of idmapped

@@ -91,7 +91,8 @@ static int make_text(const struct server *s, char **text, size_t *size)
 	if (!out)
 		return -ENOMEM;
 	err = ovl_describe(s->o, out);
-	fprintf(out, "allow_other=%s\nallow_root=%s\n", s->allow_other ? "on" : "off",
+	server_describe_view(s, out);
+	fprintf(out, "\nallow_other=%s\nallow_root=%s\n", s->allow_other ? "on" : "off",
 		s->allow_root ? "on" : "off");
 	if (fclose(out) != 0 && !err)
 		err = -ENOMEM;
