@@ -12,6 +12,16 @@
 /* The inode of the first user namespace: PROC_USER_INIT_INO of the kernel. */
 #define FIRST_USERNS 0xEFFFFFFDU
 
+/* Numbers of callers mean nothing in the /proc of another pid namespace. */
+static bool proc_is_ours(void)
+{
+	char own[16];
+	char self[16];
+	ssize_t len = readlink("/proc/self", self, sizeof(self));
+
+	return len == snprintf(own, sizeof(own), "%d", getpid()) && !memcmp(own, self, (size_t)len);
+}
+
 /* Calls @look for each line of /proc/PID/@file until it returns true; whether it did. */
 static bool scan(const struct ovl_caller *caller, const char *file,
 		 bool (*look)(const char *line, void *arg), void *arg)
@@ -21,7 +31,7 @@ static bool scan(const struct ovl_caller *caller, const char *file,
 	char path[64];
 	size_t room = 0;
 
-	if (caller->pid <= 0)
+	if (caller->pid <= 0 || !proc_is_ours())
 		return false;
 	snprintf(path, sizeof(path), "/proc/%d/%s", caller->pid, file);
 	f = fopen(path, "re");
@@ -75,7 +85,7 @@ static ino_t userns_of(const struct ovl_caller *caller)
 	char path[64];
 	struct stat st;
 
-	if (caller->pid <= 0)
+	if (caller->pid <= 0 || !proc_is_ours())
 		return 0;
 	snprintf(path, sizeof(path), "/proc/%d/ns/user", caller->pid);
 	return stat(path, &st) < 0 ? 0 : st.st_ino;

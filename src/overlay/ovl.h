@@ -174,8 +174,9 @@ void ovl_destroy(struct ovl *o);
 /*
  * Writes what the union is made of and does, in lines of "key=value": each layer, topmost first, as
  * lowerdir+= or datadir+=, then upperdir=, workdir=, each feature in the kernel's words, and last
- * options=, which is what -o would need for the same mount. Paths are absolute; values are escaped
- * as in /proc/self/mountinfo. -ENOMEM when the stream failed.
+ * options=, which is what -o would need for the same mount: that line is left open for the words of
+ * who serves it, each after a ','. Paths are absolute; values are escaped as in
+ * /proc/self/mountinfo. -ENOMEM when the stream failed.
  */
 int ovl_describe(const struct ovl *o, FILE *out);
 

@@ -80,6 +80,16 @@ static unsigned int set_valid(uint32_t valid)
 	return set;
 }
 
+static int change_attr(struct server *s, const struct ovl_caller *caller, ovl_node node,
+		       struct ovl_setattr *set, struct statx *attr)
+{
+	int err = ovl_setattr(s->o, caller, node, set, attr);
+
+	if (unlikely(err == -EPERM || err == -EINVAL) && server_leave_owner(s, set))
+		err = ovl_setattr(s->o, caller, node, set, attr);
+	return err;
+}
+
 void server_setattr(void *ctx, struct fuse_request *req)
 {
 	struct server *s = ctx;
@@ -109,7 +119,7 @@ void server_setattr(void *ctx, struct fuse_request *req)
 	if (!err && unlikely(s->hides_acl) && (set.valid & OVL_SET_MODE))
 		err = server_replace_acl(s, &caller, node, set.mode);
 	if (!err)
-		err = ovl_setattr(s->o, &caller, node, &set, &attr);
+		err = change_attr(s, &caller, node, &set, &attr);
 	reply_attr(s, req, err, &attr);
 }
 

@@ -96,7 +96,8 @@ void server_create(void *ctx, struct fuse_request *req)
 
 	if (!err)
 		err = ovl_create_file(s->o, &caller, server_node(s, req->in->nodeid),
-				      req->string[0], arg->mode, flags, &entry);
+				      req->string[0], server_mode(s, arg->mode, arg->umask), flags,
+				      &entry);
 	/*
 	 * The kernel believed that there was no such name. It must look again and check the
 	 * caller's rights to what there is, which it does after ESTALE.
@@ -117,8 +118,8 @@ void server_tmpfile(void *ctx, struct fuse_request *req)
 	int err = server_creator(s, req, arg->umask, &caller);
 
 	if (!err)
-		err = ovl_tmpfile(s->o, &caller, server_node(s, req->in->nodeid), arg->mode, flags,
-				  &entry);
+		err = ovl_tmpfile(s->o, &caller, server_node(s, req->in->nodeid),
+				  server_mode(s, arg->mode, arg->umask), flags, &entry);
 	reply_created(s, req, err, flags, &entry);
 }
 

@@ -41,6 +41,35 @@ void server_show_attr(const struct server *s, ovl_node node, struct statx *st)
 	st->stx_ino = server_show_ino(s, st->stx_ino);
 }
 
+static void describe_map(const struct id_map *m, const char *mapping, const char *squash, FILE *out)
+{
+	if (!m)
+		return;
+	for (size_t n = 0; n < m->count; n++) {
+		if (n == 0)
+			fprintf(out, ",%s=", mapping);
+		else
+			fputc(':', out);
+		fprintf(out, "%u:%u:%u", m->ranges[n].disk, m->ranges[n].shown, m->ranges[n].count);
+	}
+	if (m->squash)
+		fprintf(out, ",%s=%u", squash, m->squash_to);
+}
+
+void server_describe_view(const struct server *s, FILE *out)
+{
+	describe_map(s->uids, "uidmapping", "squash_to_uid", out);
+	describe_map(s->gids, "gidmapping", "squash_to_gid", out);
+	if (s->static_nlink)
+		fputs(",static_nlink", out);
+	if (s->ino32)
+		fputs(",ino32_t", out);
+	if (s->no_xattrs)
+		fputs(",noxattrs", out);
+	else if (s->no_acl)
+		fputs(",noacl", out);
+}
+
 int server_creator(const struct server *s, const struct fuse_request *req, uint32_t umask,
 		   struct ovl_caller *out)
 {
@@ -51,20 +80,15 @@ int server_creator(const struct server *s, const struct fuse_request *req, uint3
 	return out->uid == ID_NONE || out->gid == ID_NONE ? -EOVERFLOW : 0;
 }
 
-/*
- * Whoever owns it is shown as one and the same: to give it to him changes nothing, though it is a
- * chown(2); and it cannot be given to anybody else.
- */
+/* Where everything is shown as somebody's, nothing can be given to anybody else. */
 static int store_id(const struct id_map *map, uint32_t *id)
 {
-	if (map->squash) {
-		if (*id != map->squash_to)
-			return -EINVAL;
-		*id = ID_NONE;
-		return 0;
-	}
+	if (map->squash && *id != map->squash_to)
+		return -EINVAL;
 	*id = id_map_store(map, *id);
-	return *id == ID_NONE ? -EOVERFLOW : 0;
+	if (*id != ID_NONE)
+		return 0;
+	return map->squash ? 0 : -EOVERFLOW;
 }
 
 int server_store_owner(const struct server *s, struct ovl_setattr *set)
@@ -76,6 +100,18 @@ int server_store_owner(const struct server *s, struct ovl_setattr *set)
 	if (!err && (set->valid & OVL_SET_GID) && s->gids)
 		err = store_id(s->gids, &set->gid);
 	return err;
+}
+
+bool server_leave_owner(const struct server *s, struct ovl_setattr *set)
+{
+	bool uid = (set->valid & OVL_SET_UID) && set->uid != ID_NONE && s->uids && s->uids->squash;
+	bool gid = (set->valid & OVL_SET_GID) && set->gid != ID_NONE && s->gids && s->gids->squash;
+
+	if (uid)
+		set->uid = ID_NONE;
+	if (gid)
+		set->gid = ID_NONE;
+	return uid || gid;
 }
 
 /* In this order nobody has a right for a moment that neither the ACL nor the mode gives him. */

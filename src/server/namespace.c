@@ -149,7 +149,8 @@ void server_mknod(void *ctx, struct fuse_request *req)
 
 	if (!err)
 		err = ovl_mknod(s->o, &caller, server_node(s, req->in->nodeid), req->string[0],
-				arg->mode, server_decode_dev(arg->rdev), &entry);
+				server_mode(s, arg->mode, arg->umask), server_decode_dev(arg->rdev),
+				&entry);
 	reply_entry(s, req, err, &entry);
 }
 
@@ -163,7 +164,7 @@ void server_mkdir(void *ctx, struct fuse_request *req)
 
 	if (!err)
 		err = ovl_mkdir(s->o, &caller, server_node(s, req->in->nodeid), req->string[0],
-				arg->mode & ~S_IFMT, &entry);
+				server_mode(s, arg->mode & ~S_IFMT, arg->umask), &entry);
 	reply_entry(s, req, err, &entry);
 }
 

@@ -12,6 +12,7 @@
 #include <errno.h>
 #include <stdbool.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <sys/types.h>
 
 #include "fuse/mount.h"
@@ -120,14 +121,28 @@ static inline uint64_t server_show_ino(const struct server *s, uint64_t ino)
 	return unlikely(s->ino32) ? server_fold_ino(ino) : ino;
 }
 
+/* The words of -o that ask for all this, each after a ','. */
+void server_describe_view(const struct server *s, FILE *out);
+
 /*
  * The caller of @req as the owner of what it creates. -EOVERFLOW, as the kernel says of idmapped
  * mounts: nothing stands for it in the layers.
  */
 int server_creator(const struct server *s, const struct fuse_request *req, uint32_t umask,
 		   struct ovl_caller *out);
+/* Where ACLs are hidden, a default ACL is no reason to leave the umask out. */
+static inline mode_t server_mode(const struct server *s, uint32_t mode, uint32_t umask)
+{
+	return unlikely(s->hides_acl) ? mode & ~(umask & 0777) : mode;
+}
+
 /* Translates the ids that @set gives to the layers'. */
 int server_store_owner(const struct server *s, struct ovl_setattr *set);
+/*
+ * The layers did not let us give it to whom it is shown as belonging to anyway: takes that out of
+ * @set, so that it is chown(2) to nobody else. False when there is no such thing in it.
+ */
+bool server_leave_owner(const struct server *s, struct ovl_setattr *set);
 /* With hidden ACLs: an ACL would go on having its say, so the mode takes its place. */
 int server_replace_acl(const struct server *s, const struct ovl_caller *caller, ovl_node node,
 		       mode_t mode);
