@@ -422,6 +422,8 @@ static int serve(struct mounting *m)
 		.hook = &hook,
 		.uids = &o->uids,
 		.gids = &o->gids,
+		/* engines make mount points so, and give them to the container's root after */
+		.root_creates = m->caller->dialect == OPTIONS_OF_FUSE_OVERLAYFS,
 		.static_nlink = o->static_nlink,
 		.ino32 = o->ino32,
 		.no_acl = o->no_acl,

@@ -70,13 +70,23 @@ void server_describe_view(const struct server *s, FILE *out)
 		fputs(",noacl", out);
 }
 
+/* The number in the layers of a creator who has @id, and is @root. ID_NONE: he has none. */
+static uint32_t creator_id(const struct server *s, const struct id_map *map, uint32_t id, bool root)
+{
+	uint32_t stored = map ? id_map_store(map, id) : id;
+
+	return stored == ID_NONE && root && s->root_creates ? 0 : stored;
+}
+
 int server_creator(const struct server *s, const struct fuse_request *req, uint32_t umask,
 		   struct ovl_caller *out)
 {
+	bool root = req->in->uid == 0;
+
 	*out = server_caller(s, req);
 	out->umask = umask & 0777;
-	out->uid = s->uids ? id_map_store(s->uids, req->in->uid) : req->in->uid;
-	out->gid = s->gids ? id_map_store(s->gids, req->in->gid) : req->in->gid;
+	out->uid = creator_id(s, s->uids, req->in->uid, root);
+	out->gid = creator_id(s, s->gids, req->in->gid, root);
 	return out->uid == ID_NONE || out->gid == ID_NONE ? -EOVERFLOW : 0;
 }
 

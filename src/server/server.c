@@ -96,6 +96,7 @@ static void choose_view(struct server *s, const struct server_config *config)
 {
 	s->uids = mapping(config->uids);
 	s->gids = mapping(config->gids);
+	s->root_creates = config->root_creates;
 	s->static_nlink = config->static_nlink;
 	s->ino32 = config->ino32;
 	s->no_xattrs = config->no_xattrs;

@@ -45,6 +45,7 @@ struct server_config {
 	struct server_hook *hook;  /* may be NULL */
 	const struct id_map *uids; /* borrowed until server_free(); NULL: none */
 	const struct id_map *gids;
+	bool root_creates; /* root without a number in the layers creates what is their root's */
 	bool static_nlink; /* directories show one link */
 	bool ino32;        /* numbers of inodes fit 32 bits */
 	bool no_acl;       /* ACLs are neither checked nor shown */

@@ -45,6 +45,7 @@ struct server {
 	const struct id_map *uids;
 	const struct id_map *gids;
 	bool alters; /* some attribute is shown otherwise than it is: see server_show() */
+	bool root_creates;
 	bool static_nlink;
 	bool ino32;
 	bool hides_acl; /* there may be ACLs, and nobody checks them */
@@ -126,7 +127,7 @@ void server_describe_view(const struct server *s, FILE *out);
 
 /*
  * The caller of @req as the owner of what it creates. -EOVERFLOW, as the kernel says of idmapped
- * mounts: nothing stands for it in the layers.
+ * mounts: nothing stands for it in the layers (see server_config.root_creates).
  */
 int server_creator(const struct server *s, const struct fuse_request *req, uint32_t umask,
 		   struct ovl_caller *out);

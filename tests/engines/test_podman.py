@@ -236,7 +236,7 @@ def test_overlay_volume_with_an_upper_of_its_own(engine, folder):
 @ALL
 def test_rootfs_as_an_overlay(engine):
     tree = engine.home / "rootfs"
-    engine.unshare("cp", "-a", lib.settings.scratch / "base", tree)
+    engine.unshare("cp", "-dR", "--preserve=mode", lib.settings.scratch / "base", tree)
     script = "echo new > /new; rm /etc/group; ls -a / | grep -c new"
     out = engine.podman("run", "--rm", "--rootfs", f"{tree}:O", "sh", "-ec", script)
     assert out == "1\n"
