@@ -338,12 +338,15 @@ def test_max_threads(dropin):
 
 
 def in_front(dropin, *args, before=()):
+    env = {**os.environ, **lib.settings.sanitizer_env}
+    if before:  # leaks cannot be looked for by who is traced
+        env["ASAN_OPTIONS"] = env.get("ASAN_OPTIONS", "") + ":detect_leaks=0"
     return subprocess.Popen(
         [*before, dropin.program, *map(os.fspath, args)],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        env={**os.environ, **lib.settings.sanitizer_env},
+        env=env,
     )
 
 
@@ -447,6 +450,32 @@ def test_mount_and_remount_through_mount(dropin):
 
 
 # --- what else sees the options -------------------------------------------------------------------
+
+@pytest.mark.root("trusted xattrs")
+@pytest.mark.parametrize(
+    "words",
+    [
+        "redirect_dir=on",
+        "redirect_dir=nofollow",
+        "metacopy=on",
+        "index=on",
+        "nfs_export=on",
+        "uuid=null",
+        "verity=on",
+        "xino=auto",
+        "fsync=strict",
+        "fsync=volatile",
+    ],
+)
+def test_the_kernels_words_have_their_effect(dropin, words):
+    dropin.mount("-o", f"{dropin.layers},{words}", dropin.point)
+    seen = lib.run_plyfs("status", dropin.point).stdout.splitlines()
+    assert words in seen
+    dropin.umount()
+    dropin.mount("-o", dropin.layers.replace("lowerdir=", "lowerdir+="), dropin.point)
+    assert words not in lib.run_plyfs("status", dropin.point).stdout.splitlines()
+    assert read(dropin.point / "f") == b"low"
+
 
 VIEW = (
     "uidmapping=0:1:2:5:6:7,gidmapping=0:0:1,squash_to_gid=3,static_nlink,ino32_t,noacl,noxattrs"
