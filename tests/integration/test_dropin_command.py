@@ -322,6 +322,21 @@ def test_volatile_lets_the_upper_be_mounted_again(dropin):
         lib.sys_umount(dropin.point)
 
 
+@pytest.mark.root("mounts with the kernel's overlayfs")
+def test_a_mark_of_the_kernels_volatile_is_not_heeded(dropin):
+    """Of an engine that had the kernel's driver before; what it does not know is, as ever."""
+    options = lib.layer_options([dropin.lower], dropin.upper, dropin.work, "volatile")
+    lib.sys_mount("overlay", dropin.point, "overlay", 0, options)
+    lib.sys_umount(dropin.point)
+    mark = dropin.work / "work" / "incompat" / "volatile"
+    assert mark.exists()
+    dropin.mount("-o", dropin.layers, dropin.point)
+    assert not mark.parent.exists()
+    dropin.umount()
+    mkdir(mark.with_name("later"))
+    dropin.refuses("-o", dropin.layers, dropin.point, says="incompatible feature 'later'")
+
+
 def test_max_threads(dropin):
     dropin.mount("-o", f"{dropin.layers},max_threads=2", dropin.point)
     script = "for n in $(seq 50); do echo x >$1/$2-$n; done"
