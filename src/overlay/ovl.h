@@ -146,6 +146,12 @@ struct ovl_config {
 	unsigned int given;           /* enum ovl_given */
 	enum ovl_xattr_prefix xattr_prefix;
 	struct ovl_compat compat;
+	/*
+	 * Lower layers have the numbers of users and groups that are on disk, also where they are
+	 * given as idmapped mounts: whoever serves the union maps them. podman gives both the idmap
+	 * and uidmapping=. Before Linux 6.15 nothing can be done about the idmap.
+	 */
+	bool disk_ids;
 
 	/*
 	 * Called when attributes of @node changed other than by the call that names it (a copied-up

@@ -545,3 +545,34 @@ def test_idmapped_layers(new_union, idmapped_upper):
         seen.append((in_userns(work, ranges=ranges), owners(m), owners(union.upper), owners(raw / "u")))
         union.umount()
     assert seen[0] == seen[1]
+
+
+def test_idmapped_lowers_besides_the_mapping(new_union):
+    """podman 4.3 gives both as root: the numbers of the mapping are those of the disk."""
+    release = tuple(int(n) for n in os.uname().release.split("-")[0].split(".")[:2])
+    if release < (6, 15):
+        pytest.skip("the kernel cannot take the idmap off a clone of a mount")
+    seen = []
+    for way in ("plain", "idmapped"):
+        union = new_union(way)
+        for n in (0, 5, UNMAPPED):
+            lib.write(union.lower() / f"d{n}/f", "text", uid=n, gid=n)
+            os.chown(union.lower() / f"d{n}", n, n)
+        if way == "idmapped":
+            shown = lib.mkdir(union.base / "shown")
+            idmapped.bind(union.lower(), shown, SHIFT)
+            union.mounts.append(lib.Mount(shown, "kernel"))
+            union.use_lower(0, shown)
+            union.check_lowers = False  # it is gone by then
+        m = union.mount(options(SHIFT))
+
+        def work():
+            lib.append(m / "d5/f", b"more")
+            os.chown(m / "d0/f", 7, 8)
+            lib.write(m / "d0/new", "x")
+            return owners(m)
+
+        seen.append((in_userns(work), owners(m), owners(union.upper)))
+        assert lib.read(union.base / "lower0/d5/f") == b"text"
+    assert seen[0] == seen[1]
+    assert seen[0][0]["d5/f"][:2] == (5, 5) and seen[0][2]["d0/f"][:2] == (7, 8)
