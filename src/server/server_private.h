@@ -126,7 +126,7 @@ void server_describe_view(const struct server *s, FILE *out);
 
 /*
  * The caller of @req as the owner of what it creates. -EOVERFLOW, as the kernel says of idmapped
- * mounts: nothing stands for it in the layers.
+ * mounts: nothing stands for it in the layers, and it is not root.
  */
 int server_creator(const struct server *s, const struct fuse_request *req, uint32_t umask,
 		   struct ovl_caller *out);

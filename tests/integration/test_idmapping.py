@@ -257,11 +257,30 @@ def test_a_container_makes_and_changes(views, whiteout):
 
 def test_who_has_no_number_makes_nothing(views):
     made = views(build_open_directory)
-    results = same(made, make_everything)
-    assert set(results.values()) == {"EOVERFLOW"}
+    results = [in_child(make_everything, v.point, uid=7) for v in made]
+    assert results[0] == results[1] == results[2]
+    assert set(results[0].values()) == {"EOVERFLOW"}
     for view in made[1:]:
         assert os.listdir(view.union.upper) == []
         assert lib.work_litter(view.union.work) == []
+
+
+def test_root_prepares_a_tree_from_outside(union):
+    """As podman does: it makes files through the mount and gives them to the container's root."""
+    build_open_directory(union)
+    m = union.mount(options(SHIFT))
+    made = make_everything(m)
+    assert {made[f"d/{kind}"][:2] for kind in ("file", "dir", "link", "fifo", "sock", "node")} == {
+        (BASE + 65534, BASE + 65534)
+    }
+    assert made["g/file"][:2] == (BASE + 65534, BASE + 50)
+    for name in made:
+        os.lchown(m / name, BASE, BASE)
+        assert owner(union.upper / name)[:2] == (0, 0)
+    # in a directory of the container's root, too
+    lib.write(m / "d/dir/f", "x")
+    os.chown(m / "d/dir/f", BASE + 1, BASE + 1)
+    assert owner(union.upper / "d/dir/f")[:2] == (1, 1)
 
 
 # --- changing -------------------------------------------------------------------------------------
