@@ -413,7 +413,7 @@ static void probe_upper_xattrs(struct opening *p)
 	snprintf(why, sizeof(why), "upperdir %s cannot hold %s* xattrs (%s)%s", p->config->upper,
 		 o->userxattr ? FMT_PREFIX_USER : FMT_PREFIX_TRUSTED, strerror(-err),
 		 err == -EPERM && !o->userxattr ? ", try userxattr" : "");
-	features_fall_back(o, why);
+	features_fall_back(o, p->config->given, why);
 }
 
 /* The kernel has to check ACLs if any layer can hold them. */

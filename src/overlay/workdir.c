@@ -137,6 +137,17 @@ static bool whiteouts_move(struct ovl *o)
 	return err == 0;
 }
 
+/* Whether whiteouts can be files: not where another mount keeps such names to itself. */
+static int probe_files(struct ovl *o)
+{
+	static const char name[] = FMT_WH_PREFIX "probe";
+	int work = layer_fd(o->work);
+
+	if (mknodat(work, name, S_IFREG, 0) < 0)
+		return -errno;
+	return at_unlink(work, name, 0);
+}
+
 /* Chooses how whiteouts are made, and makes the one that all devices are links to. */
 static int begin_whiteouts(struct ovl *o)
 {
@@ -153,8 +164,12 @@ static int begin_whiteouts(struct ovl *o)
 		log_info("whiteouts will be files: mknod of a character device 0:0 in workdir: %s",
 			 strerror(-err));
 		o->whiteouts_are_files = true;
-		err = 0;
+		if (o->features.nfs_export)
+			log_warning("nfs_export=on needs an index with whiteouts: nfs_export=off");
+		o->features.nfs_export = false; /* its index is the kernel's, and has no files */
 	}
+	if (o->whiteouts_are_files)
+		err = probe_files(o);
 	if (o->whiteouts_are_files && o->whiteout[0]) {
 		at_unlink(layer_fd(o->work), o->whiteout, 0);
 		o->whiteout[0] = '\0';
@@ -199,11 +214,12 @@ int workdir_prepare(struct ovl *o, struct layer_ref *workdir, const char *path, 
 	if (err == 0) {
 		err = begin_whiteouts(o);
 		if (err < 0) {
-			snprintf(
-				message, size,
-				"upperdir's filesystem cannot hold whiteouts (mknod of a character "
-				"device 0:0 in %s/work: %s): give upperdir and workdir elsewhere",
-				path, strerror(-err));
+			snprintf(message, size,
+				 "upperdir's filesystem cannot hold whiteouts (mknod of a %s in "
+				 "%s/work: %s): give upperdir and workdir elsewhere",
+				 o->whiteouts_are_files ? "file " FMT_WH_PREFIX "probe"
+							: "character device 0:0",
+				 path, strerror(-err));
 			return err == -EPERM || err == -EOPNOTSUPP ? -EINVAL : err;
 		}
 	}
