@@ -10,6 +10,7 @@ import os
 import shutil
 import signal
 import stat
+import struct
 import subprocess
 from pathlib import Path
 
@@ -410,3 +411,53 @@ def test_everything_that_an_overlay_does(filesystems, scratch, dropin, form, kin
         st = os.stat(layers.upper / "sub/file")
         assert (st.st_uid, st.st_gid) == (rootless.outside(kind, SUB),) * 2
     lib.remove_tree(base)
+
+
+def chmod_and_append(layers, program, extra):
+    mount(layers, program, extra)
+    m = layers.point
+    try:
+        results = {
+            "append": outcome(append, m / "foreign/file", b"+"),
+            "append to set-id": outcome(append, m / "foreign/setid", b"+"),
+            "chmod": outcome(os.chmod, m / "foreign/file", 0o640),
+            "rename set-id": outcome(os.rename, m / "own/setid", m / "foreign/setid2"),
+            "chown": outcome(os.chown, m / "own/chmod", SUB, SUB),
+        }
+        owners = {os.lstat(m / path).st_uid for path in lib.walk(m)}
+        return results, owners
+    finally:
+        unmount(layers)
+
+
+@pytest.mark.parametrize("kind", ["single", "user"])
+@pytest.mark.parametrize("form", ["plyfs", "fuse-overlayfs"])
+def test_one_id_for_everything(layers, dropin, form, kind):
+    """squash_to_uid=, which engines give to a user with one id: all is his, and can be changed."""
+    fill_lower(layers, kind)
+    os.chmod(write(layers.lower / "own/setid", "low"), 0o6755)
+    os.setxattr(layers.lower / "own/setid", lib.CAPABILITY, lib.CAP_NET_RAW)
+    shown = 0 if kind == "single" else rootless.UID
+    with served(set(lib.children())):
+        results, owners = rootless.run(
+            kind,
+            chmod_and_append,
+            layers,
+            program_of(form, dropin),
+            f"squash_to_uid={shown},squash_to_gid={shown}",
+        )
+    wrong = "EINVAL" if kind == "single" else "EPERM"
+    assert results == {**dict.fromkeys(results), "chown": wrong}
+    assert owners == {shown}
+    for name in ("file", "setid", "setid2"):
+        st = os.stat(layers.upper / "foreign" / name)
+        assert (st.st_uid, st.st_gid) == (rootless.UID, rootless.UID)
+        # nobody becomes the user by it
+        assert not st.st_mode & (stat.S_ISUID | stat.S_ISGID), name
+    capability = lib.xattr(layers.upper / "foreign/setid2", lib.CAPABILITY)
+    if kind == "user":
+        assert capability is None
+    else:  # counts for root of this namespace only
+        assert capability[-4:] == struct.pack("<I", rootless.UID)
+    assert read(layers.upper / "foreign/file") == b"low+"
+    assert read(layers.lower / "foreign/file") == b"low"
