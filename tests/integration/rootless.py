@@ -43,13 +43,13 @@ def _append_bound(scratch, name, line):
     lib.sys_mount(copy, f"/etc/{name}", "", lib.MS_BIND)
 
 
-def _prepare(scratch, fuse_conf):
-    """As root, in a mount namespace of its own: the user exists, and /dev/fuse is open to all."""
+def _prepare(scratch, fuse_conf, device_mode):
+    """As root, in a mount namespace of its own: the user exists, and /dev/fuse has this mode."""
     lib.unshare(lib.CLONE_NEWNS)
     lib.sys_mount("none", "/", "", lib.MS_REC | lib.MS_PRIVATE)
     node = os.path.join(scratch, "fuse")
     os.mknod(node, stat.S_IFCHR, os.stat("/dev/fuse").st_rdev)
-    os.chmod(node, 0o666)
+    os.chmod(node, device_mode)
     lib.sys_mount(node, "/dev/fuse", "", lib.MS_BIND)
     _append_bound(scratch, "passwd", f"{NAME}:x:{UID}:{UID}::/nonexistent:/bin/false\n")
     _append_bound(scratch, "group", f"{NAME}:x:{UID}:\n")
@@ -103,13 +103,13 @@ def enter_namespace(kind, inside=0):
         _map_single(inside)
 
 
-def run(kind, function, *args, fuse_conf=None):
+def run(kind, function, *args, fuse_conf=None, device_mode=0o666):
     """function(*args) in a child that is such a user; what it returns must be picklable."""
     scratch = tempfile.mkdtemp(prefix="rootless.", dir=lib.settings.scratch)
     os.chmod(scratch, 0o711)
 
     def inside():
-        _prepare(scratch, fuse_conf)
+        _prepare(scratch, fuse_conf, device_mode)
         lib.drop_privileges(UID, UID, [])
         lib.check(lib.libc.prctl(4, 1, 0, 0, 0))  # dumpable again: /proc/self is the user's
         enter_namespace(kind)
