@@ -115,6 +115,13 @@ struct ovl_compat {
 	bool no_device_whiteouts; /* not even where it could */
 	enum ovl_override override;
 	/*
+	 * Copy-up of what belongs to somebody whom we cannot give the copy to (one user without
+	 * rights, or a user namespace in which he has no number): the copy is ours, and loses its
+	 * set-id bits and capabilities as by chown(2). Without this -EPERM or -EOVERFLOW, as with
+	 * the kernel.
+	 */
+	bool gives_up_owners;
+	/*
 	 * Volatile leaves no mark in workdir that keeps a later mount from upper, and heeds none:
 	 * who asks for it knows himself which uppers a crash has spoilt.
 	 */
