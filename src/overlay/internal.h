@@ -564,7 +564,14 @@ int drop_suidgid(struct ovl *o, const struct ovl_caller *caller, struct ovl_inod
 bool caller_killed(const struct ovl_caller *caller);
 /* In our user namespace. */
 bool caller_has(const struct ovl_caller *caller, unsigned int capability);
-bool caller_in_group(const struct ovl_caller *caller, gid_t gid);
+/* Whether what it writes to keeps set-id bits: CAP_FSETID in the first user namespace. */
+bool caller_keeps_setid(const struct ovl_caller *caller);
+/*
+ * Whether S_ISGID without S_IXGRP stays on the object with the attributes @st when the caller
+ * changes its owner or its ACL: in_group_or_capable() of the kernel. Through an idmapped mount,
+ * whose numbers we do not know, it may be no although the kernel would say yes.
+ */
+bool caller_keeps_sgid(const struct ovl_caller *caller, const struct statx *st);
 
 /* copyup.c */
 #define COPY_ALL  ((off_t)-1)
