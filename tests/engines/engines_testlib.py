@@ -162,6 +162,9 @@ def make_base_tree(tree):
             shutil.copy(os.path.realpath(library), target)
     (tree / "etc/passwd").write_text("root:x:0:0::/root:/bin/sh\nuser:x:1000:1000::/tmp:/bin/sh\n")
     (tree / "etc/group").write_text("root:x:0:\nuser:x:1000:\n")
+    # made by the runtimes otherwise, each with another mode
+    for name in ("hostname", "hosts", "resolv.conf"):
+        (tree / "etc" / name).touch()
 
 
 def pack(tree, archive):

@@ -36,6 +36,12 @@ def read_image(archive):
         return [read_layer(tar.extractfile(name)) for name in manifest[0]["Layers"]]
 
 
+def read_archive(path):
+    """One archive of a tree, as a layer."""
+    with open(path, "rb") as file:
+        return read_layer(file)
+
+
 def read_layer(file):
     found, groups = {}, {}
     with tarfile.open(fileobj=file, mode="r|*") as tar:

@@ -7,6 +7,7 @@ import os
 import signal
 from pathlib import Path
 
+import layers
 from engines_testlib import (
     BASE,
     command,
@@ -127,6 +128,16 @@ class Engine:
         self.podman("rm", "--all", "--force", "--time", "0")
         self.buildah("rm", "--all")
 
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
+        try:
+            self.close()
+        except AssertionError:
+            if exception[0] is None:
+                raise
+
     def close(self):
         problems = []
         try:
@@ -150,3 +161,13 @@ class Engine:
             with contextlib.suppress(OSError):
                 if mark in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
                     os.kill(pid, signal.SIGKILL)
+
+
+def saved_image(engine, name):
+    """The layers of an image, the lowest first."""
+    archive = engine.home / "image.tar"
+    engine.podman("save", "-q", "-o", archive, name)
+    try:
+        return layers.read_image(archive)
+    finally:
+        archive.unlink()
