@@ -480,8 +480,11 @@ void unmark_impure(struct ovl *o, struct ovl_inode *dir, uint32_t origins);
  */
 int features_resolve(struct ovl_features *f, unsigned int given, bool has_upper, bool has_data,
 		     bool privileged, char *message, size_t size);
-/* Upper turned out to hold no private xattrs: does without all that needs them, and says so. */
-void features_fall_back(struct ovl *o, const char *why);
+/*
+ * Upper turned out to hold no private xattrs: does without all that needs them, and says so.
+ * @given: enum ovl_given.
+ */
+void features_fall_back(struct ovl *o, unsigned int given, const char *why);
 
 struct feature_word {
 	const char *name;

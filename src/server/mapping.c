@@ -13,6 +13,9 @@
 
 #include "server/server_private.h"
 
+/* On disk. kernel.overflowuid, which nobody changes. */
+#define NOBODY 65534
+
 /* A mode that an ACL which nobody checks cannot be less than. */
 static void show_mode(const struct server *s, ovl_node node, struct statx *st)
 {
@@ -41,13 +44,26 @@ void server_show_attr(const struct server *s, ovl_node node, struct statx *st)
 	st->stx_ino = server_show_ino(s, st->stx_ino);
 }
 
+/*
+ * The root of our user namespace is who prepares a container's tree from outside: podman makes a
+ * file and then gives it to the container's root. As in fuse-overlayfs it is nobody's meanwhile.
+ */
+static uint32_t creator_id(const struct id_map *map, uint32_t id, bool root)
+{
+	uint32_t disk = map ? id_map_store(map, id) : id;
+
+	return disk == ID_NONE && root ? NOBODY : disk;
+}
+
 int server_creator(const struct server *s, const struct fuse_request *req, uint32_t umask,
 		   struct ovl_caller *out)
 {
+	bool root = req->in->uid == 0;
+
 	*out = server_caller(s, req);
 	out->umask = umask & 0777;
-	out->uid = s->uids ? id_map_store(s->uids, req->in->uid) : req->in->uid;
-	out->gid = s->gids ? id_map_store(s->gids, req->in->gid) : req->in->gid;
+	out->uid = creator_id(s->uids, req->in->uid, root);
+	out->gid = creator_id(s->gids, req->in->gid, root);
 	return out->uid == ID_NONE || out->gid == ID_NONE ? -EOVERFLOW : 0;
 }
 

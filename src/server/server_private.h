@@ -12,6 +12,7 @@
 #include <errno.h>
 #include <stdbool.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <sys/types.h>
 
 #include "fuse/mount.h"
@@ -38,7 +39,8 @@ struct server {
 	bool coherent;
 	bool allow_other;
 	bool allow_root;
-	uid_t owner; /* who mounted */
+	const char *view; /* words of -o, or NULL */
+	uid_t owner;      /* who mounted */
 	/* How the mount shows the numbers of users and groups; NULL when it shows them as they
 	 * are. */
 	const struct id_map *uids;
@@ -122,7 +124,7 @@ static inline uint64_t server_show_ino(const struct server *s, uint64_t ino)
 
 /*
  * The caller of @req as the owner of what it creates. -EOVERFLOW, as the kernel says of idmapped
- * mounts: nothing stands for it in the layers.
+ * mounts: nothing stands for it in the layers, and it is not root.
  */
 int server_creator(const struct server *s, const struct fuse_request *req, uint32_t umask,
 		   struct ovl_caller *out);

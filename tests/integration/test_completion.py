@@ -45,7 +45,7 @@ def tags(page, section=None):
     for line in (ROOT / "man" / page).read_text().splitlines():
         if line.startswith((".Sh ", ".Ss ")):
             here = line[4:].strip()
-        elif section in (None, here) and (line.startswith(".It Cm ") or re.match(r"\.Cm .*=", line)):
+        elif section in (None, here) and re.match(r"\.It Cm |\.Cm .*=", line):
             found.update(
                 word.partition("=")[0]
                 for word in line.split()[1:]
@@ -71,7 +71,7 @@ def test_help_names_what_is_plyfs_own(dialect):
     """All that has an effect, but for the flags of mount(8)."""
     text = run_plyfs("help", *(dialect or "mount").split()).stdout
     known = [word for word, (_, effect) in options(dialect).items() if effect]
-    flags = re.compile(r"(no)?(r[ow]|suid|dev|exec|(|dir|rel|strict|lazy)atime|lazytime|symfollow)$")
+    flags = re.compile(r"(no)?(ro|rw|suid|dev|exec|(dir|rel|strict)?atime|lazytime|symfollow)$")
     other = {"sync", "sync=", "async", "dirsync", "remount", "noallow_other", "source="}
     missing = [
         word

@@ -326,6 +326,23 @@ def test_a_leading_colon_and_thousands_of_ranges(union):
     assert ids(m / "f") == (56001, 3999)
 
 
+@privileged
+def test_status_tells_the_words(union):
+    lib.write(union.lower() / "f", uid=5, gid=6)
+    words = "uidmapping=0:1000:10:10:0:10,squash_to_gid=7,static_nlink,ino32_t,noacl"
+    m = union.mount(words)
+    line = lib.run_plyfs("status", "-o", m).stdout
+    assert line.rstrip("\n").endswith("," + words)
+    before = ids(m / "f")
+    union.umount()
+    done = lib.run_plyfs("mount", "-o", line.rstrip("\n"), union.point)
+    assert done.returncode == 0, done.stderr
+    try:
+        assert ids(m / "f") == before == (1005, 7)
+    finally:
+        lib.sys_umount(union.point)
+
+
 # --- who asks -------------------------------------------------------------------------------------
 
 
