@@ -388,10 +388,14 @@ static int serve(struct mounting *m)
 	bool root = geteuid() == 0;
 	char message[MESSAGE_MAX] = "out of memory";
 	autofree char *contexts = NULL;
+	autofree char *view = NULL;
 	int rc = options_contexts(o, &contexts);
 	struct server_hook hook = { NULL };
 	struct server *server = NULL;
 	struct ovl *ovl = NULL;
+
+	if (!rc)
+		rc = options_view(o, &view);
 
 	const struct ovl_config layers = {
 		.lower = (const char *const *)o->lower,
@@ -403,6 +407,7 @@ static int serve(struct mounting *m)
 		.features = o->features,
 		.given = o->given,
 		.compat = o->compat,
+		.disk_ids = o->uids.count || o->gids.count,
 		.xattr_prefix = o->features.userxattr ? OVL_XATTR_USER : OVL_XATTR_AUTO,
 		.attr_changed = server_attr_changed,
 		.ctx = &hook,
@@ -422,12 +427,11 @@ static int serve(struct mounting *m)
 		.hook = &hook,
 		.uids = &o->uids,
 		.gids = &o->gids,
-		/* engines make mount points so, and give them to the container's root after */
-		.root_creates = m->caller->dialect == OPTIONS_OF_FUSE_OVERLAYFS,
 		.static_nlink = o->static_nlink,
 		.ino32 = o->ino32,
 		.no_acl = o->no_acl,
 		.no_xattrs = o->no_xattrs,
+		.view = view,
 	};
 
 	if (!rc)

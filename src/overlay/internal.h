@@ -480,8 +480,11 @@ void unmark_impure(struct ovl *o, struct ovl_inode *dir, uint32_t origins);
  */
 int features_resolve(struct ovl_features *f, unsigned int given, bool has_upper, bool has_data,
 		     bool privileged, char *message, size_t size);
-/* Upper turned out to hold no private xattrs: does without all that needs them, and says so. */
-void features_fall_back(struct ovl *o, const char *why);
+/*
+ * Upper turned out to hold no private xattrs: does without all that needs them, and says so.
+ * @given: enum ovl_given.
+ */
+void features_fall_back(struct ovl *o, unsigned int given, const char *why);
 
 struct feature_word {
 	const char *name;
@@ -630,6 +633,11 @@ void work_remove(struct ovl *o, const char *name);
  */
 int work_publish(struct ovl *o, const char *temp, mode_t mode, int dirfd, const char *name,
 		 unsigned int flags);
+/*
+ * Gives what was built in work the owner and the group of @st: copyup.c. Where that is impossible
+ * and ovl_compat.gives_up_owners says so, it stays ours, and @st loses its set-id bits.
+ */
+int work_copy_owner(struct ovl *o, struct statx *st, const char *temp);
 /* A whiteout under a new name in work. */
 int whiteout_make(struct ovl *o, char name[FMT_TEMP_NAME_MAX]);
 /*

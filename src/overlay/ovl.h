@@ -115,8 +115,15 @@ struct ovl_compat {
 	bool no_device_whiteouts; /* not even where it could */
 	enum ovl_override override;
 	/*
-	 * Volatile leaves no mark in workdir that keeps a later mount from upper: who asked for it
-	 * knows himself which uppers a crash has spoilt.
+	 * Copy-up of what belongs to somebody whom we cannot give the copy to (one user without
+	 * rights, or a user namespace in which he has no number): the copy is ours, and loses its
+	 * set-id bits and capabilities as by chown(2). Without this -EPERM or -EOVERFLOW, as with
+	 * the kernel.
+	 */
+	bool gives_up_owners;
+	/*
+	 * Volatile leaves no mark in workdir that keeps a later mount from upper, and heeds none:
+	 * who asks for it knows himself which uppers a crash has spoilt.
 	 */
 	bool unmarked_volatile;
 };
@@ -146,6 +153,12 @@ struct ovl_config {
 	unsigned int given;           /* enum ovl_given */
 	enum ovl_xattr_prefix xattr_prefix;
 	struct ovl_compat compat;
+	/*
+	 * Lower layers have the numbers of users and groups that are on disk, also where they are
+	 * given as idmapped mounts: whoever serves the union maps them. podman gives both the idmap
+	 * and uidmapping=. Before Linux 6.15 nothing can be done about the idmap.
+	 */
+	bool disk_ids;
 
 	/*
 	 * Called when attributes of @node changed other than by the call that names it (a copied-up
@@ -196,7 +209,7 @@ struct ovl_caller {
 	 */
 	uid_t uid;
 	gid_t gid;
-	pid_t pid;      /* thread id; 0 when unknown */
+	pid_t pid; /* thread id; 0 when unknown */
 	/* What the caller sees of the layers' numbers; NULL: the same. Borrowed. */
 	const struct id_map *uids;
 	const struct id_map *gids;
@@ -252,7 +265,7 @@ enum ovl_setattr_valid {
 	OVL_SET_SIZE = 1 << 3,
 	OVL_SET_ATIME = 1 << 4, /* tv_nsec may be UTIME_NOW */
 	OVL_SET_MTIME = 1 << 5,
-	OVL_SET_BY_FD = 1 << 7,    /* through an open file: its rights were checked at open */
+	OVL_SET_BY_FD = 1 << 7, /* through an open file: its rights were checked at open */
 	/* With SIZE: as a write does. Alone: as chown(2), but for who may write without that. */
 	OVL_KILL_SUIDGID = 1 << 6,
 };

@@ -318,7 +318,8 @@ static int open_lower(struct opening *p, unsigned int index)
 
 	if (err < 0)
 		return err;
-	err = layer_dir_open(path, index, p->config->mountpoint, &p->o->layers[index]);
+	err = layer_dir_open(path, index, p->config->mountpoint, p->config->disk_ids,
+			     &p->o->layers[index]);
 	if (err < 0)
 		return fail_to_open(p, "lowerdir", path, err);
 	p->o->layers[index].path = absolute_path(path);
@@ -413,7 +414,7 @@ static void probe_upper_xattrs(struct opening *p)
 	snprintf(why, sizeof(why), "upperdir %s cannot hold %s* xattrs (%s)%s", p->config->upper,
 		 o->userxattr ? FMT_PREFIX_USER : FMT_PREFIX_TRUSTED, strerror(-err),
 		 err == -EPERM && !o->userxattr ? ", try userxattr" : "");
-	features_fall_back(o, why);
+	features_fall_back(o, p->config->given, why);
 }
 
 /* The kernel has to check ACLs if any layer can hold them. */

@@ -56,15 +56,17 @@ void work_remove(struct ovl *o, const char *name)
 	remove_tree(layer_fd(o->work), name, 1);
 }
 
-/* Whether work/incompat holds anything; its first name is stored. */
-static bool find_incompat(int work_fd, char name[NAME_MAX + 1])
+/* Whether work/incompat holds anything that this mount heeds; its first name is stored. */
+static bool find_incompat(const struct ovl *o, int work_fd, char name[NAME_MAX + 1])
 {
 	autodir DIR *dir = NULL;
 	struct dirent *d;
 
 	if (at_opendir(work_fd, "incompat", &dir) < 0)
 		return false;
-	d = at_readdir(dir);
+	do {
+		d = at_readdir(dir);
+	} while (d && o->compat.unmarked_volatile && !strcmp(d->d_name, "volatile"));
 	if (d)
 		snprintf(name, NAME_MAX + 1, "%s", d->d_name);
 	return d;
@@ -137,6 +139,17 @@ static bool whiteouts_move(struct ovl *o)
 	return err == 0;
 }
 
+/* Whether whiteouts can be files: not where another mount keeps such names to itself. */
+static int probe_files(struct ovl *o)
+{
+	static const char name[] = FMT_WH_PREFIX "probe";
+	int work = layer_fd(o->work);
+
+	if (mknodat(work, name, S_IFREG, 0) < 0)
+		return -errno;
+	return at_unlink(work, name, 0);
+}
+
 /* Chooses how whiteouts are made, and makes the one that all devices are links to. */
 static int begin_whiteouts(struct ovl *o)
 {
@@ -153,8 +166,12 @@ static int begin_whiteouts(struct ovl *o)
 		log_info("whiteouts will be files: mknod of a character device 0:0 in workdir: %s",
 			 strerror(-err));
 		o->whiteouts_are_files = true;
-		err = 0;
+		if (o->features.nfs_export)
+			log_warning("nfs_export=on needs an index with whiteouts: nfs_export=off");
+		o->features.nfs_export = false; /* its index is the kernel's, and has no files */
 	}
+	if (o->whiteouts_are_files)
+		err = probe_files(o);
 	if (o->whiteouts_are_files && o->whiteout[0]) {
 		at_unlink(layer_fd(o->work), o->whiteout, 0);
 		o->whiteout[0] = '\0';
@@ -181,7 +198,7 @@ int workdir_prepare(struct ovl *o, struct layer_ref *workdir, const char *path, 
 	fd = layer_fd(o->work);
 	err = at_chmod(fd, "", 0700);
 	if (err == 0 && !made) {
-		if (find_incompat(fd, name)) {
+		if (find_incompat(o, fd, name)) {
 			snprintf(
 				message, size,
 				"workdir %s was used with the incompatible feature '%s': upper may "
@@ -199,11 +216,12 @@ int workdir_prepare(struct ovl *o, struct layer_ref *workdir, const char *path, 
 	if (err == 0) {
 		err = begin_whiteouts(o);
 		if (err < 0) {
-			snprintf(
-				message, size,
-				"upperdir's filesystem cannot hold whiteouts (mknod of a character "
-				"device 0:0 in %s/work: %s): give upperdir and workdir elsewhere",
-				path, strerror(-err));
+			snprintf(message, size,
+				 "upperdir's filesystem cannot hold whiteouts (mknod of a %s in "
+				 "%s/work: %s): give upperdir and workdir elsewhere",
+				 o->whiteouts_are_files ? "file " FMT_WH_PREFIX "probe"
+							: "character device 0:0",
+				 path, strerror(-err));
 			return err == -EPERM || err == -EOPNOTSUPP ? -EINVAL : err;
 		}
 	}

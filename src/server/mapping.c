@@ -13,6 +13,9 @@
 
 #include "server/server_private.h"
 
+/* On disk. kernel.overflowuid, which nobody changes. */
+#define NOBODY 65534
+
 /* A mode that an ACL which nobody checks cannot be less than. */
 static void show_mode(const struct server *s, ovl_node node, struct statx *st)
 {
@@ -41,41 +44,15 @@ void server_show_attr(const struct server *s, ovl_node node, struct statx *st)
 	st->stx_ino = server_show_ino(s, st->stx_ino);
 }
 
-static void describe_map(const struct id_map *m, const char *mapping, const char *squash, FILE *out)
+/*
+ * The root of our user namespace is who prepares a container's tree from outside: podman makes a
+ * file and then gives it to the container's root. As in fuse-overlayfs it is nobody's meanwhile.
+ */
+static uint32_t creator_id(const struct id_map *map, uint32_t id, bool root)
 {
-	if (!m)
-		return;
-	for (size_t n = 0; n < m->count; n++) {
-		if (n == 0)
-			fprintf(out, ",%s=", mapping);
-		else
-			fputc(':', out);
-		fprintf(out, "%u:%u:%u", m->ranges[n].disk, m->ranges[n].shown, m->ranges[n].count);
-	}
-	if (m->squash)
-		fprintf(out, ",%s=%u", squash, m->squash_to);
-}
+	uint32_t disk = map ? id_map_store(map, id) : id;
 
-void server_describe_view(const struct server *s, FILE *out)
-{
-	describe_map(s->uids, "uidmapping", "squash_to_uid", out);
-	describe_map(s->gids, "gidmapping", "squash_to_gid", out);
-	if (s->static_nlink)
-		fputs(",static_nlink", out);
-	if (s->ino32)
-		fputs(",ino32_t", out);
-	if (s->no_xattrs)
-		fputs(",noxattrs", out);
-	else if (s->no_acl)
-		fputs(",noacl", out);
-}
-
-/* The number in the layers of a creator who has @id, and is @root. ID_NONE: he has none. */
-static uint32_t creator_id(const struct server *s, const struct id_map *map, uint32_t id, bool root)
-{
-	uint32_t stored = map ? id_map_store(map, id) : id;
-
-	return stored == ID_NONE && root && s->root_creates ? 0 : stored;
+	return disk == ID_NONE && root ? NOBODY : disk;
 }
 
 int server_creator(const struct server *s, const struct fuse_request *req, uint32_t umask,
@@ -85,8 +62,8 @@ int server_creator(const struct server *s, const struct fuse_request *req, uint3
 
 	*out = server_caller(s, req);
 	out->umask = umask & 0777;
-	out->uid = creator_id(s, s->uids, req->in->uid, root);
-	out->gid = creator_id(s, s->gids, req->in->gid, root);
+	out->uid = creator_id(s->uids, req->in->uid, root);
+	out->gid = creator_id(s->gids, req->in->gid, root);
 	return out->uid == ID_NONE || out->gid == ID_NONE ? -EOVERFLOW : 0;
 }
 

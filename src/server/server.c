@@ -96,7 +96,6 @@ static void choose_view(struct server *s, const struct server_config *config)
 {
 	s->uids = mapping(config->uids);
 	s->gids = mapping(config->gids);
-	s->root_creates = config->root_creates;
 	s->static_nlink = config->static_nlink;
 	s->ino32 = config->ino32;
 	s->no_xattrs = config->no_xattrs;
@@ -130,6 +129,7 @@ int server_mount(const struct server_config *config, struct ovl *o, struct serve
 	s->allow_other = config->allow_other;
 	s->allow_root = config->allow_root && !config->allow_other;
 	s->owner = getuid();
+	s->view = config->view;
 	server_set_timeout(s, config->timeout);
 	choose_view(s, config);
 	server_dirs_init(&s->dirs);

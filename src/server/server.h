@@ -45,11 +45,12 @@ struct server_config {
 	struct server_hook *hook;  /* may be NULL */
 	const struct id_map *uids; /* borrowed until server_free(); NULL: none */
 	const struct id_map *gids;
-	bool root_creates; /* root without a number in the layers creates what is their root's */
 	bool static_nlink; /* directories show one link */
 	bool ino32;        /* numbers of inodes fit 32 bits */
 	bool no_acl;       /* ACLs are neither checked nor shown */
 	bool no_xattrs;    /* there are no xattrs */
+	/* The last seven in words of -o, for plyfs status; borrowed like the maps. NULL: none. */
+	const char *view;
 
 	/* For tests. FUSE_* flags of INIT that are not asked for even if the kernel has them. */
 	uint64_t forbid_flags;

@@ -39,13 +39,13 @@ struct server {
 	bool coherent;
 	bool allow_other;
 	bool allow_root;
-	uid_t owner; /* who mounted */
+	const char *view; /* words of -o, or NULL */
+	uid_t owner;      /* who mounted */
 	/* How the mount shows the numbers of users and groups; NULL when it shows them as they
 	 * are. */
 	const struct id_map *uids;
 	const struct id_map *gids;
 	bool alters; /* some attribute is shown otherwise than it is: see server_show() */
-	bool root_creates;
 	bool static_nlink;
 	bool ino32;
 	bool hides_acl; /* there may be ACLs, and nobody checks them */
@@ -122,12 +122,9 @@ static inline uint64_t server_show_ino(const struct server *s, uint64_t ino)
 	return unlikely(s->ino32) ? server_fold_ino(ino) : ino;
 }
 
-/* The words of -o that ask for all this, each after a ','. */
-void server_describe_view(const struct server *s, FILE *out);
-
 /*
  * The caller of @req as the owner of what it creates. -EOVERFLOW, as the kernel says of idmapped
- * mounts: nothing stands for it in the layers (see server_config.root_creates).
+ * mounts: nothing stands for it in the layers, and it is not root.
  */
 int server_creator(const struct server *s, const struct fuse_request *req, uint32_t umask,
 		   struct ovl_caller *out);

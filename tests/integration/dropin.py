@@ -1,7 +1,10 @@
 # SPDX-License-Identifier: MIT
 """A Union that is mounted by plyfs under the name fuse-overlayfs, or by that program itself."""
 
+import ctypes
 import os
+import stat
+import struct
 import subprocess
 
 import plyfs_testlib as lib
@@ -18,7 +21,56 @@ def program(base):
     return link
 
 
-def call(argv0, options, point, env=None):
+# --- filesystems that lack something --------------------------------------------------------------
+
+PR_SET_SECCOMP, SECCOMP_MODE_FILTER = 22, 2
+RET_ALLOW, RET_ERRNO = 0x7FFF0000, 0x00050000
+LD, JEQ, AND, RET = 0x20, 0x15, 0x54, 0x06
+X86 = os.uname().machine == "x86_64"
+RENAMEAT2, MKNODAT, LINKAT = (316, 259, 265) if X86 else (276, 33, 37)
+SETXATTR = (463, 188, 189, 190) if X86 else (463, 5, 6, 7)
+EINVAL, EPERM, EOPNOTSUPP = 22, 1, 95
+
+# what: system call, (argument, mask, value that fails, or "any other"), errno
+RULES = {
+    "rename flags": [(RENAMEAT2, [(4, 0xFFFFFFFF, 0, "other")], EINVAL)],
+    "devices": [(MKNODAT, [(2, 0o170000, stat.S_IFCHR, "this"), (3, 0xFFFFFFFF, 0, "this")], EPERM)],
+    "links": [(LINKAT, [], EPERM)],
+    "xattrs": [(number, [], EOPNOTSUPP) for number in SETXATTR],
+    "files": [(MKNODAT, [(2, 0o170000, stat.S_IFREG, "this")], EINVAL)],
+}
+
+
+def lacking(*what):
+    """Something for preexec_fn: calls for this fail as on filesystems that do not have it."""
+    program = []
+    for number, conditions, error in (rule for name in what for rule in RULES[name]):
+        # each rule: load, compare, and go on behind the rule where it does not fit
+        length = 2 + sum(3 for _ in conditions) + 1
+        program += [(LD, 0, 0, 0), (JEQ, 0, length - 2, number)]
+        left = length - 2
+        for argument, mask, value, which in conditions:
+            left -= 3
+            program += [(LD, 0, 0, 16 + 8 * argument), (AND, 0, 0, mask)]
+            program.append((JEQ, left, 0, value) if which == "other" else (JEQ, 0, left, value))
+        program.append((RET, 0, 0, RET_ERRNO | error))
+    program.append((RET, 0, 0, RET_ALLOW))
+    code = ctypes.create_string_buffer(b"".join(struct.pack("=HBBI", *step) for step in program))
+    head = ctypes.create_string_buffer(
+        struct.pack("@HxxxxxxP", len(program), ctypes.addressof(code))
+    )
+
+    def install():
+        lib.check(lib.libc.prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, head, 0, 0))
+
+    install.code = code
+    return install
+
+
+# --- mounting -------------------------------------------------------------------------------------
+
+
+def call(argv0, options, point, env=None, preexec=None):
     """As engines do: no input, and a pipe that is read to its end."""
     return subprocess.run(
         [argv0, "-o", options, os.fspath(point)],
@@ -30,13 +82,14 @@ def call(argv0, options, point, env=None):
         env={**os.environ, **lib.settings.sanitizer_env, **(env or {})},
         timeout=60,
         check=False,
+        preexec_fn=preexec,
     )
 
 
-def mount(argv0, lowers, upper, work, point, options="", env=None, silent=True):
+def mount(argv0, lowers, upper, work, point, options="", env=None, silent=True, preexec=None):
     """Mounts in the background; what it says is in Mount.says."""
     before = set(lib.children())
-    done = call(argv0, lib.layer_options(lowers, upper, work, options), point, env)
+    done = call(argv0, lib.layer_options(lowers, upper, work, options), point, env, preexec)
     assert done.returncode == 0, f"{argv0}: exit {done.returncode}: {done.stderr}"
     if silent:
         assert (done.stdout, done.stderr) == ("", ""), f"not silent: {done.stdout}{done.stderr}"
@@ -58,6 +111,7 @@ class DropinUnion(lib.Union):
     files ("files"), Debian's fuse-overlayfs ("incumbent"), or "plyfs" and "kernel" as ever."""
 
     impl = "dropin"
+    preexec = None  # what lacking() returns
 
     def __init__(self, base):
         super().__init__(base)
@@ -76,7 +130,10 @@ class DropinUnion(lib.Union):
             self.last_options, self.last_lowers, self.last_upper = options, lowers, up
         argv0 = INCUMBENT if impl == "incumbent" else program(self.base)
         env = {NO_DEVICES: "1"} if impl == "files" else None
-        mounted = mount(argv0, lowers, up, self.work, point, options, env, impl != "incumbent")
+        silent = impl != "incumbent"
+        mounted = mount(
+            argv0, lowers, up, self.work, point, options, env, silent, self.preexec
+        )
         self.mounts.append(mounted)
         if point == self.point:
             self.mounted = mounted
