@@ -24,7 +24,7 @@ CONTAINERFILE = f"""\
 FROM {BASE}
 ENV DEBIAN_FRONTEND=noninteractive
 RUN apt-get install -y -q --no-download --no-install-recommends {" ".join(PACKAGES)}
-RUN rm -rf /var/cache/apt /var/lib/apt/lists /usr/share/bash-completion && apt-mark auto iputils-ping
+RUN rm -rf /var/cache/apt /var/lib/apt/lists && apt-mark auto {" ".join(PACKAGES)}
 """
 
 # What two runs of the same on one and the same file system do not make equal.
