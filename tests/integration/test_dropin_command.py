@@ -187,7 +187,13 @@ def test_quoted_context_with_commas(dropin, name):
     ],
 )
 def test_malformed_values(dropin, words):
-    dropin.refuses("-o", f"{dropin.layers},{words}", dropin.point, says=words.split("=")[0] + "=")
+    name = words.split("=")[0] + "="
+    dropin.refuses("-o", f"{dropin.layers},{words}", dropin.point, says=name)
+    dropin.refuses(
+        *("mount", "-o", f"{dropin.layers},{words}", dropin.point),
+        program=lib.settings.plyfs,
+        says=name,
+    )
 
 
 def test_missing_things(dropin):
