@@ -498,9 +498,7 @@ def test_the_kernels_words_have_their_effect(dropin, words):
     assert read(dropin.point / "f") == b"low"
 
 
-VIEW = (
-    "uidmapping=0:1:2:5:6:7,gidmapping=0:0:1,squash_to_gid=3,static_nlink,ino32_t,noacl,noxattrs"
-)
+VIEW = "uidmapping=0:1:2:5:6:7,gidmapping=0:0:1,squash_to_gid=3,static_nlink,ino32_t,noacl"
 
 
 @pytest.mark.parametrize("name", ["fuse-overlayfs", "plyfs"])
@@ -518,6 +516,12 @@ def test_status_tells_how_identities_are_shown(dropin, name):
     dropin.mount("-o", seen[1].strip(), dropin.point)
     again = [lib.run_plyfs("status", *flags, dropin.point).stdout for flags in ([], ["-o"])]
     assert again == seen
+
+
+def test_status_says_why_a_mount_without_xattrs_has_no_answer(dropin):
+    dropin.mount("-o", f"{dropin.layers},noxattrs", dropin.point)
+    done = lib.run_plyfs("status", dropin.point)
+    assert done.returncode == 32 and "noxattrs" in done.stderr
 
 
 @pytest.mark.root("puts a file in the place of one of the kernel's")
