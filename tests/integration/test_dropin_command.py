@@ -9,6 +9,8 @@ from pathlib import Path
 
 import plyfs_testlib as lib
 import pytest
+from dropin import adopt, program
+from dropin import run as dropin_run
 from plyfs_testlib import find_mount, mkdir, names, raises, read, write
 
 pytestmark = pytest.mark.plyfs_only("the command of fuse-overlayfs")
@@ -21,8 +23,7 @@ class Dropin:
 
     def __init__(self, base):
         self.base = base
-        self.program = mkdir(base / "bin") / "fuse-overlayfs"
-        self.program.symlink_to(lib.settings.plyfs)
+        self.program = Path(program(mkdir(base / "bin")))
         self.lower = mkdir(base / "lower")
         self.upper = mkdir(base / "upper")
         self.work = mkdir(base / "work")
@@ -32,20 +33,7 @@ class Dropin:
         self.mounts = []
 
     def call(self, *args, program=None, **kw):
-        """As engines do: no input, and a pipe that is read to its end."""
-        env = {**os.environ, **lib.settings.sanitizer_env, **kw.pop("env", {})}
-        return subprocess.run(
-            [program or self.program, *map(os.fspath, args)],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            errors="surrogateescape",
-            env=env,
-            timeout=30,
-            check=False,
-            **kw,
-        )
+        return dropin_run(program or self.program, *args, **kw)
 
     def mount(self, *args, says="", **kw):
         """Mounts, says @says on stderr and nothing on stdout; returns the entry of the table."""
@@ -53,20 +41,8 @@ class Dropin:
         done = self.call(*args, **kw)
         assert done.returncode == 0, f"{args}: exit {done.returncode}: {done.stderr}"
         assert (done.stdout, done.stderr) == ("", says)
-        mounted = lib.Mount(self.point, "plyfs")
-        mounted.daemon = self.adopt(before)
-        self.mounts.append(mounted)
+        self.mounts.append(adopt(self.point, before))
         return find_mount(self.point)
-
-    @staticmethod
-    def adopt(before):
-        def find():
-            new = [p for p in lib.children() if p not in before]
-            return [p for p in new if lib.process_name(p).startswith(("fuse-", "mount.", "plyfs"))]
-
-        pids = lib.wait_for(find, 5, "a daemon")
-        assert len(pids) == 1, f"more than one daemon: {pids}"
-        return lib.Daemon(pids[0])
 
     def umount(self):
         self.mounts.pop().umount()
@@ -260,9 +236,7 @@ def test_relative_paths_are_the_callers(dropin):
     before = set(lib.children())
     done = dropin.call("-o", "lowerdir=lower,upperdir=upper,workdir=work", "point", cwd=dropin.base)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-    mounted = lib.Mount(dropin.point, "plyfs")
-    mounted.daemon = dropin.adopt(before)
-    dropin.mounts.append(mounted)
+    dropin.mounts.append(adopt(dropin.point, before))
     assert read(dropin.point / "f") == b"low"
 
 
