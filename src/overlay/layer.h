@@ -97,6 +97,7 @@ struct layer {
 	bool ambiguous_ids; /* 65534 is a number of our user namespace, which is not the initial one
 			     */
 	bool read_only;     /* its mount or filesystem is */
+	bool all_immutable; /* statx(2) says so of everything (erofs), which is nobody's wish */
 	unsigned int name_max;
 };
 

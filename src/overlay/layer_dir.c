@@ -133,6 +133,8 @@ static int dir_stat(struct layer_ref *at, const char *name, struct statx *st)
 	err = at_statx(at->fd, name, st);
 	if (err == 0 && unlikely(at->layer->ambiguous_ids))
 		check_owner(at, name, st);
+	if (err == 0 && unlikely(at->layer->all_immutable))
+		st->stx_attributes &= ~(uint64_t)STATX_ATTR_IMMUTABLE;
 	return err;
 }
 
@@ -453,6 +455,20 @@ static void probe_handles(struct layer *layer)
 		       layer->magic != XFS_SUPER_MAGIC;
 }
 
+/*
+ * A filesystem that nobody can write may call its objects immutable; copies of them are not. The
+ * flag of chattr(1) is another one, and the root of a layer hardly has it.
+ */
+static bool calls_all_immutable(struct layer *layer, const struct statx *root)
+{
+	unsigned int flags = 0;
+
+	if (!(root->stx_attributes & STATX_ATTR_IMMUTABLE))
+		return false;
+	return dir_query(layer->root, "", FS_IOC_GETFLAGS, &flags) < 0 ||
+	       !(flags & FS_IMMUTABLE_FL);
+}
+
 /* Whether @path is below @dir. Both absolute and canonical. */
 static bool is_below(const char *path, const char *dir)
 {
@@ -512,6 +528,7 @@ static int layer_init(struct layer *out, int *fd, unsigned int index, bool priva
 	if (!out->root)
 		return -ENOMEM;
 	take_fd(fd);
+	out->all_immutable = calls_all_immutable(out, &st);
 	probe_handles(out);
 	return 0;
 }

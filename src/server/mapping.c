@@ -44,35 +44,6 @@ void server_show_attr(const struct server *s, ovl_node node, struct statx *st)
 	st->stx_ino = server_show_ino(s, st->stx_ino);
 }
 
-static void describe_map(const struct id_map *m, const char *mapping, const char *squash, FILE *out)
-{
-	if (!m)
-		return;
-	for (size_t n = 0; n < m->count; n++) {
-		if (n == 0)
-			fprintf(out, ",%s=", mapping);
-		else
-			fputc(':', out);
-		fprintf(out, "%u:%u:%u", m->ranges[n].disk, m->ranges[n].shown, m->ranges[n].count);
-	}
-	if (m->squash)
-		fprintf(out, ",%s=%u", squash, m->squash_to);
-}
-
-void server_describe_view(const struct server *s, FILE *out)
-{
-	describe_map(s->uids, "uidmapping", "squash_to_uid", out);
-	describe_map(s->gids, "gidmapping", "squash_to_gid", out);
-	if (s->static_nlink)
-		fputs(",static_nlink", out);
-	if (s->ino32)
-		fputs(",ino32_t", out);
-	if (s->no_xattrs)
-		fputs(",noxattrs", out);
-	else if (s->no_acl)
-		fputs(",noacl", out);
-}
-
 /*
  * The root of our user namespace is who prepares a container's tree from outside: podman makes a
  * file and then gives it to the container's root. As in fuse-overlayfs it is nobody's meanwhile.

@@ -39,7 +39,8 @@ struct server {
 	bool coherent;
 	bool allow_other;
 	bool allow_root;
-	uid_t owner; /* who mounted */
+	const char *view; /* words of -o, or NULL */
+	uid_t owner;      /* who mounted */
 	/* How the mount shows the numbers of users and groups; NULL when it shows them as they
 	 * are. */
 	const struct id_map *uids;
@@ -120,9 +121,6 @@ static inline uint64_t server_show_ino(const struct server *s, uint64_t ino)
 {
 	return unlikely(s->ino32) ? server_fold_ino(ino) : ino;
 }
-
-/* The words of -o that ask for all this, each after a ','. */
-void server_describe_view(const struct server *s, FILE *out);
 
 /*
  * The caller of @req as the owner of what it creates. -EOVERFLOW, as the kernel says of idmapped

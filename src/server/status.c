@@ -82,6 +82,20 @@ static bool is_known(const struct server *s, const struct fuse_request *req)
 	return find_uid(req, &uid) && (uid == 0 || uid == s->owner);
 }
 
+/* What the engine does not know of ends "options=", its last line, and has a line each. */
+static void put_view(const char *view, FILE *out)
+{
+	if (!view) {
+		fputc('\n', out);
+		return;
+	}
+	fprintf(out, ",%s\n", view);
+	for (size_t len; *view; view += len + (view[len] == ',')) {
+		len = strcspn(view, ",");
+		fprintf(out, "%.*s%s\n", (int)len, view, memchr(view, '=', len) ? "" : "=on");
+	}
+}
+
 /* The text, with malloc(). */
 static int make_text(const struct server *s, char **text, size_t *size)
 {
@@ -91,8 +105,8 @@ static int make_text(const struct server *s, char **text, size_t *size)
 	if (!out)
 		return -ENOMEM;
 	err = ovl_describe(s->o, out);
-	server_describe_view(s, out);
-	fprintf(out, "\nallow_other=%s\nallow_root=%s\n", s->allow_other ? "on" : "off",
+	put_view(s->view, out);
+	fprintf(out, "allow_other=%s\nallow_root=%s\n", s->allow_other ? "on" : "off",
 		s->allow_root ? "on" : "off");
 	if (fclose(out) != 0 && !err)
 		err = -ENOMEM;
