@@ -286,6 +286,7 @@ def test_noxattrs(union):
     assert bits(m / "copy") == 0o750 and os.stat(m / "copy").st_uid == 5
     os.rename(m / "f", m / "g")
     assert lib.xattr(union.upper / "g", "user.a") == b"b"
+    assert "noxattrs" in lib.run_plyfs("status", "-o", m).stdout
 
 
 @root
