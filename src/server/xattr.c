@@ -87,8 +87,10 @@ static size_t leave_out_acls(char *list, size_t size)
 	char *out = list;
 
 	for (char *p = list, *next; p < list + size; p = next) {
-		next = p + strnlen(p, (size_t)(list + size - p)) + 1;
-		if (ids_xattr_kind(p) == IDS_XATTR_ACL)
+		size_t left = (size_t)(list + size - p);
+
+		next = p + min(strnlen(p, left) + 1, left);
+		if (!next[-1] && ids_xattr_kind(p) == IDS_XATTR_ACL)
 			continue;
 		memmove(out, p, (size_t)(next - p));
 		out += next - p;
