@@ -93,7 +93,7 @@ static int clear_target(struct renaming *r)
 	statx_times(&st, times);
 	err = at_chown(work, temp, st.stx_uid, st.stx_gid);
 	if (err == 0)
-		err = copy_xattrs(o, at, "", work, temp);
+		err = min(copy_xattrs(o, at, "", work, temp), 0); /* upper holds what it held */
 	if (err == 0)
 		err = at_chmod(work, temp, st.stx_mode & 07777);
 	if (err == 0 && opaque)
