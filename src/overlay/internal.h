@@ -568,7 +568,14 @@ int drop_suidgid(struct ovl *o, const struct ovl_caller *caller, struct ovl_inod
 bool caller_killed(const struct ovl_caller *caller);
 /* In our user namespace. */
 bool caller_has(const struct ovl_caller *caller, unsigned int capability);
-bool caller_in_group(const struct ovl_caller *caller, gid_t gid);
+/* Whether what it writes to keeps set-id bits: CAP_FSETID in the first user namespace. */
+bool caller_keeps_setid(const struct ovl_caller *caller);
+/*
+ * Whether S_ISGID without S_IXGRP stays on the object with the attributes @st when the caller
+ * changes its owner or its ACL: in_group_or_capable() of the kernel. Through an idmapped mount,
+ * whose numbers we do not know, it may be no although the kernel would say yes.
+ */
+bool caller_keeps_sgid(const struct ovl_caller *caller, const struct statx *st);
 
 /* copyup.c */
 #define COPY_ALL  ((off_t)-1)
@@ -630,6 +637,11 @@ void work_remove(struct ovl *o, const char *name);
  */
 int work_publish(struct ovl *o, const char *temp, mode_t mode, int dirfd, const char *name,
 		 unsigned int flags);
+/*
+ * Gives what was built in work the owner and the group of @st: copyup.c. Where that is impossible
+ * and ovl_compat.gives_up_owners says so, it stays ours, and @st loses its set-id bits.
+ */
+int work_copy_owner(struct ovl *o, struct statx *st, const char *temp);
 /* A whiteout under a new name in work. */
 int whiteout_make(struct ovl *o, char name[FMT_TEMP_NAME_MAX]);
 /*

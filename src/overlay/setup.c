@@ -318,7 +318,8 @@ static int open_lower(struct opening *p, unsigned int index)
 
 	if (err < 0)
 		return err;
-	err = layer_dir_open(path, index, p->config->mountpoint, &p->o->layers[index]);
+	err = layer_dir_open(path, index, p->config->mountpoint, p->config->disk_ids,
+			     &p->o->layers[index]);
 	if (err < 0)
 		return fail_to_open(p, "lowerdir", path, err);
 	p->o->layers[index].path = absolute_path(path);

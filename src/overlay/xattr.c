@@ -130,7 +130,7 @@ static int drop_sgid(const struct ovl_caller *caller, bool for_sure, int fd, con
 
 	if (err < 0 || !(st.stx_mode & S_ISGID))
 		return err;
-	if (!for_sure && (caller->uid == 0 || caller_in_group(caller, st.stx_gid)))
+	if (!for_sure && caller_keeps_sgid(caller, &st))
 		return 0;
 	return at_chmod(fd, name, st.stx_mode & 07777 & ~(mode_t)S_ISGID);
 }
