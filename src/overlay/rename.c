@@ -135,8 +135,10 @@ static int prepare(struct renaming *r)
 	if (replaces_dir) /* before anything is copied up for nothing */
 		err = dir_check_empty(o, r->target, &whiteouts);
 	/* As in the kernel one that only upper has is left to the rename, after all else failed. */
-	if (err == -ENOTEMPTY && !merged_or_lower(r->target))
+	if (err == -ENOTEMPTY && !merged_or_lower(r->target)) {
 		err = 0;
+		whiteouts = false; /* beside what must not be cleared away */
+	}
 	if (err == 0)
 		err = bring_up(r, r->source, r->old_dir, r->old_name);
 	if (err == 0)
