@@ -373,6 +373,8 @@ def test_directory_over_one_of_upper_that_holds_a_file_and_a_whiteout(union):
     assert names(m) == ["d", "new"]
     assert read(m / "d/precious") == b"data"
     os.unlink(m / "d/precious")
+    if lib.settings.impl == "kernel":  # which does not look for whiteouts there
+        return
     os.rename(m / "new", m / "d")
     assert names(m) == ["d"]
     assert names(m / "d") == []
