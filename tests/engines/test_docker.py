@@ -19,7 +19,7 @@ import steps
 from docker_testlib import Docker, architecture
 from engines_testlib import BASE
 from engines_world import SUBORDINATE
-from plyfs_testlib import remove_tree, wait_for
+from plyfs_testlib import remove_tree, sys_mount, sys_umount, wait_for
 
 # Docker keeps no xattr of a user's from layer to layer: there is none to remove.
 STEPS = {n: s.replace("setfattr -x user.first /w/x/user", "") for n, s in steps.STEPS.items()}
@@ -62,6 +62,7 @@ def context():
 def new_docker(program, base_tar):
     """Starts daemons that have the base image."""
     made = []
+    sys_mount("tmpfs", "/etc/docker", "tmpfs")  # each writes a key there, whatever it is told
 
     def start(name, **kw):
         made.append(Docker(lib.settings.scratch / name, **kw))
@@ -71,6 +72,7 @@ def new_docker(program, base_tar):
     yield start
     for docker in made:
         docker.close()
+    sys_umount("/etc/docker")
 
 
 @pytest.fixture(scope="module")
