@@ -9,6 +9,7 @@ import hashlib
 import io
 import json
 import os
+import signal
 import tarfile
 from pathlib import Path
 
@@ -341,6 +342,18 @@ def test_a_container_that_is_stopped_and_started_keeps_its_changes(docker, conta
         docker("exec", c, "sh", "-ec", f"echo {number} >> /old/go/n")
     look = "ls /old/go; cat /old/go/n; test ! -e /old/set"
     assert docker("exec", c, "sh", "-ec", look) == "n\n1\n2\n3"
+
+
+def test_a_container_whose_server_was_killed_starts_again(docker, container):
+    c = container()
+    docker("exec", c, "sh", "-ec", "echo kept > /kept; rm /old/set")
+    (server,) = lib.daemons_of(docker.data)
+    os.kill(server, signal.SIGKILL)
+    wait_for(lambda: not lib.daemons_of(docker.data), 10, "its end")
+    assert docker.complete("exec", c, "cat", "/kept", check=False).returncode != 0
+    docker("kill", c)
+    docker("start", c)
+    assert docker("exec", c, "sh", "-ec", "cat /kept; test ! -e /old/set") == "kept"
 
 
 def test_a_container_is_there_after_a_restart_of_docker(docker, container, image):
