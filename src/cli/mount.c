@@ -428,6 +428,7 @@ static int serve(struct mounting *m)
 		.uids = &o->uids,
 		.gids = &o->gids,
 		.static_nlink = o->static_nlink,
+		.counts_links = o->dialect == OPTIONS_OF_FUSE_OVERLAYFS,
 		.ino32 = o->ino32,
 		.no_acl = o->no_acl,
 		.no_xattrs = o->no_xattrs,

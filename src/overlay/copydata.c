@@ -176,6 +176,9 @@ int copy_xattrs(struct ovl *o, struct layer_ref *from, const char *from_name, in
 		if (xattr_to_shown(o, p, shown, sizeof(shown)) < 0)
 			continue;
 		err = copy_xattr(from, from_name, to, to_name, p);
+		/* A capability that we may not give, as a set-id bit. */
+		if (err == -EPERM && o->compat.gives_up_owners && !strncmp(p, "security.", 9))
+			continue;
 		if (err < 0)
 			return err;
 	}

@@ -186,17 +186,37 @@ static void copy_flags(struct copyup *c)
 		log_debug("flags %x of '%s' are lost at copy-up", (unsigned int)flags, c->name);
 }
 
-static int copy_metadata(struct copyup *c)
+/* Gives the object in work the owner and the group of @st. */
+static int copy_owner(struct ovl *o, const struct statx *st, const char *temp)
 {
-	struct timespec times[2];
 	int err;
 
 	/* An owner that has no number in our user namespace cannot be kept (CVE-2023-0386). */
-	if (c->st.stx_uid == LAYER_NO_ID || c->st.stx_gid == LAYER_NO_ID)
+	if (st->stx_uid == LAYER_NO_ID || st->stx_gid == LAYER_NO_ID)
 		return -EOVERFLOW;
-	err = at_chown(work_fd(c), c->temp, c->st.stx_uid, c->st.stx_gid);
-	if (err == -EINVAL)
-		return -EOVERFLOW;
+	err = at_chown(layer_fd(o->work), temp, st->stx_uid, st->stx_gid);
+	return err == -EINVAL ? -EOVERFLOW : err;
+}
+
+int work_copy_owner(struct ovl *o, struct statx *st, const char *temp)
+{
+	int err = copy_owner(o, st, temp);
+
+	if (!o->compat.gives_up_owners || (err != -EPERM && err != -EOVERFLOW))
+		return err;
+	/* One of the two may be possible: a group of ours. */
+	if (st->stx_gid != LAYER_NO_ID)
+		at_chown(layer_fd(o->work), temp, (uid_t)-1, st->stx_gid);
+	if (!S_ISDIR(st->stx_mode))
+		st->stx_mode &= ~(S_ISUID | S_ISGID);
+	return 0;
+}
+
+static int copy_metadata(struct copyup *c)
+{
+	struct timespec times[2];
+	int err = work_copy_owner(c->o, &c->st, c->temp);
+
 	statx_times(&c->st, times);
 	if (err == 0) /* after the data and chown(2), which drop capabilities */
 		err = copy_xattrs(c->o, c->from, c->from_name, work_fd(c), c->temp);

@@ -633,6 +633,11 @@ void work_remove(struct ovl *o, const char *name);
  */
 int work_publish(struct ovl *o, const char *temp, mode_t mode, int dirfd, const char *name,
 		 unsigned int flags);
+/*
+ * Gives what was built in work the owner and the group of @st: copyup.c. Where that is impossible
+ * and ovl_compat.gives_up_owners says so, it stays ours, and @st loses its set-id bits.
+ */
+int work_copy_owner(struct ovl *o, struct statx *st, const char *temp);
 /* A whiteout under a new name in work. */
 int whiteout_make(struct ovl *o, char name[FMT_TEMP_NAME_MAX]);
 /*

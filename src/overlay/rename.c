@@ -91,7 +91,7 @@ static int clear_target(struct renaming *r)
 	if (mkdirat(work, temp, 0700) < 0)
 		return -errno;
 	statx_times(&st, times);
-	err = at_chown(work, temp, st.stx_uid, st.stx_gid);
+	err = work_copy_owner(o, &st, temp);
 	if (err == 0)
 		err = copy_xattrs(o, at, "", work, temp);
 	if (err == 0)

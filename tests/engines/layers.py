@@ -42,6 +42,12 @@ def read_archive(path):
         return read_layer(file)
 
 
+def digest(path):
+    """How an image's configuration names a layer."""
+    with open(path, "rb") as file:
+        return "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def read_layer(file):
     found, groups = {}, {}
     with tarfile.open(fileobj=file, mode="r|*") as tar:

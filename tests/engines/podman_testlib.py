@@ -61,25 +61,29 @@ class Engine:
             path.chmod(mode)
             if user:
                 os.chown(path, user.uid, user.uid)
-        options = [*overlay]
-        if mount_program:
-            options.append(f'mount_program = "{mount_program}"')
-        storage, containers = self.base / "storage.conf", self.base / "containers.conf"
-        storage.write_text(
-            STORAGE.format(graph=self.graph, run=self.base / "run", overlay="\n".join(options))
-        )
+        self.storage, containers = self.base / "storage.conf", self.base / "containers.conf"
+        self.use(mount_program, overlay)
         containers.write_text(CONTAINERS.format(runtime=runtime))
         self.home = home
         self.env = environment(
             home,
             self.runtime_dir,
             {
-                "CONTAINERS_STORAGE_CONF": os.fspath(storage),
+                "CONTAINERS_STORAGE_CONF": os.fspath(self.storage),
                 "CONTAINERS_CONF": os.fspath(containers),
                 "USER": user.name if user else "root",
                 # what the engine keeps outside of its store
                 "XDG_CONFIG_HOME": os.fspath(home / ".config"),
             },
+        )
+
+    def use(self, mount_program=None, overlay=()):
+        """From now on this mount program, or the kernel's driver, with these options."""
+        options = [*overlay]
+        if mount_program:
+            options.append(f'mount_program = "{mount_program}"')
+        self.storage.write_text(
+            STORAGE.format(graph=self.graph, run=self.base / "run", overlay="\n".join(options))
         )
 
     def run(self, *args, **kw):
@@ -156,7 +160,7 @@ class Engine:
 
     def end_processes(self):
         """Pause processes and whatever a failed test left, by what they say of themselves."""
-        mark = os.fsencode(f"CONTAINERS_STORAGE_CONF={self.base}/storage.conf")
+        mark = os.fsencode(f"CONTAINERS_STORAGE_CONF={self.storage}")
         for pid in processes():
             with contextlib.suppress(OSError):
                 if mark in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):

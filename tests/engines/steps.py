@@ -65,7 +65,7 @@ STEPS = {
         setcap cap_net_raw,cap_net_admin=ep /w/x/caps; cp /bin/busybox /w/x/tool
         setcap cap_net_bind_service=ep /w/x/tool
         setfattr -n user.second -v two /w/x/user; setfattr -x user.first /w/x/user
-        setfattr -n user.dir -v d /w/d/own; setfattr -n user.empty /w/f/9
+        setfattr -n user.dir -v d /w/d/own; setfattr -n user.more -v m /w/f/9
     """,
     "modes-kept": r"""
         mv /w/x/tool /w/x/moved-tool; chmod 700 /w/x/caps; echo more > /w/d/own/new
