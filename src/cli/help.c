@@ -29,6 +29,8 @@ const char cli_help_text[] =
 	"The same through mount(8) and fstab(5):\n"
 	"  mount -t fuse.plyfs plyfs /mnt -o lowerdir=/a:/b,upperdir=/up,workdir=/work\n"
 	"\n"
+	"Called as fuse-overlayfs it takes that program's place: see plyfs help fuse-overlayfs.\n"
+	"\n"
 	"See plyfs mount --help, plyfs(1) and mount.plyfs(8).\n";
 
 #define OWNERS_TEXT                                                                                \

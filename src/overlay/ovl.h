@@ -122,8 +122,8 @@ struct ovl_compat {
 	 */
 	bool gives_up_owners;
 	/*
-	 * Volatile leaves no mark in workdir that keeps a later mount from upper: who asked for it
-	 * knows himself which uppers a crash has spoilt.
+	 * Volatile leaves no mark in workdir that keeps a later mount from upper, and heeds none:
+	 * who asks for it knows himself which uppers a crash has spoilt.
 	 */
 	bool unmarked_volatile;
 };

@@ -5,6 +5,7 @@ import errno
 import os
 import signal
 import subprocess
+from pathlib import Path
 
 import plyfs_testlib as lib
 import pytest
@@ -61,7 +62,7 @@ class Dropin:
     def adopt(before):
         def find():
             new = [p for p in lib.children() if p not in before]
-            return [p for p in new if lib.process_name(p).startswith(("fuse-overlayfs", "mount."))]
+            return [p for p in new if lib.process_name(p).startswith(("fuse-", "mount.", "plyfs"))]
 
         pids = lib.wait_for(find, 5, "a daemon")
         assert len(pids) == 1, f"more than one daemon: {pids}"
@@ -321,6 +322,21 @@ def test_volatile_lets_the_upper_be_mounted_again(dropin):
         lib.sys_umount(dropin.point)
 
 
+@pytest.mark.root("mounts with the kernel's overlayfs")
+def test_a_mark_of_the_kernels_volatile_is_not_heeded(dropin):
+    """Of an engine that had the kernel's driver before; what it does not know is, as ever."""
+    options = lib.layer_options([dropin.lower], dropin.upper, dropin.work, "volatile")
+    lib.sys_mount("overlay", dropin.point, "overlay", 0, options)
+    lib.sys_umount(dropin.point)
+    mark = dropin.work / "work" / "incompat" / "volatile"
+    assert mark.exists()
+    dropin.mount("-o", dropin.layers, dropin.point)
+    assert not mark.parent.exists()
+    dropin.umount()
+    mkdir(mark.with_name("later"))
+    dropin.refuses("-o", dropin.layers, dropin.point, says="incompatible feature 'later'")
+
+
 def test_max_threads(dropin):
     dropin.mount("-o", f"{dropin.layers},max_threads=2", dropin.point)
     script = "for n in $(seq 50); do echo x >$1/$2-$n; done"
@@ -336,13 +352,16 @@ def test_max_threads(dropin):
 # --- the server -----------------------------------------------------------------------------------
 
 
-def in_front(dropin, *args):
+def in_front(dropin, *args, before=()):
+    env = {**os.environ, **lib.settings.sanitizer_env}
+    if before:  # leaks cannot be looked for by who is traced
+        env["ASAN_OPTIONS"] = env.get("ASAN_OPTIONS", "") + ":detect_leaks=0"
     return subprocess.Popen(
-        [dropin.program, *map(os.fspath, args)],
+        [*before, dropin.program, *map(os.fspath, args)],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        env={**os.environ, **lib.settings.sanitizer_env},
+        env=env,
     )
 
 
@@ -443,3 +462,86 @@ def test_mount_and_remount_through_mount(dropin):
         while dropin.mounts:  # their server runs from there
             dropin.umount()
         lib.sys_umount(installed)
+
+
+# --- what else sees the options -------------------------------------------------------------------
+
+@pytest.mark.root("trusted xattrs")
+@pytest.mark.parametrize(
+    "words",
+    [
+        "redirect_dir=on",
+        "redirect_dir=nofollow",
+        "metacopy=on",
+        "index=on",
+        "nfs_export=on",
+        "uuid=null",
+        "verity=on",
+        "xino=auto",
+        "fsync=strict",
+        "fsync=volatile",
+    ],
+)
+def test_the_kernels_words_have_their_effect(dropin, words):
+    dropin.mount("-o", f"{dropin.layers},{words}", dropin.point)
+    seen = lib.run_plyfs("status", dropin.point).stdout.splitlines()
+    assert words in seen
+    dropin.umount()
+    dropin.mount("-o", dropin.layers.replace("lowerdir=", "lowerdir+="), dropin.point)
+    assert words not in lib.run_plyfs("status", dropin.point).stdout.splitlines()
+    assert read(dropin.point / "f") == b"low"
+
+
+VIEW = (
+    "uidmapping=0:1:2:5:6:7,gidmapping=0:0:1,squash_to_gid=3,static_nlink,ino32_t,noacl,noxattrs"
+)
+
+
+@pytest.mark.parametrize("name", ["fuse-overlayfs", "plyfs"])
+def test_status_tells_how_identities_are_shown(dropin, name):
+    """What -o of status says gives the same mount."""
+    if name == "plyfs":
+        dropin.program = dropin.program.with_name("plyfs")
+        dropin.program.symlink_to(lib.settings.plyfs)
+    dropin.mount("-o", f"{dropin.layers},{VIEW}", dropin.point)
+    seen = [lib.run_plyfs("status", *flags, dropin.point).stdout for flags in ([], ["-o"])]
+    assert seen[1].endswith(f",{VIEW}\n")
+    for word in VIEW.split(","):
+        assert (word if "=" in word else word + "=on") in seen[0].splitlines()
+    dropin.umount()
+    dropin.mount("-o", seen[1].strip(), dropin.point)
+    again = [lib.run_plyfs("status", *flags, dropin.point).stdout for flags in ([], ["-o"])]
+    assert again == seen
+
+
+@pytest.mark.root("puts a file in the place of one of the kernel's")
+def test_contexts_go_to_the_kernel_where_there_is_selinux(dropin):
+    """And where it refuses them, as a kernel does that only seems to have it, they are left out."""
+    filesystems = Path("/proc/filesystems")
+    if "selinuxfs" in filesystems.read_text():
+        pytest.skip("there is SELinux: what it says to the label is its business")
+    copy = dropin.base / "filesystems"
+    copy.write_text(filesystems.read_text() + "nodev\tselinuxfs\n")
+    trace = dropin.base / "trace"
+    words = 'context="u:o:t:s0:c1,c2",rootcontext=u:r:t:s0'
+
+    def mounts(number):
+        said = trace.with_suffix(f".{number}")
+        strace = ["strace", "-f", "-qq", "-s", "999", "-e", "trace=mount", "-o", said]
+        with in_front(
+            dropin, "-f", "-o", f"{words},{dropin.layers}", dropin.point, before=strace
+        ) as server:
+            lib.wait_for(lambda: find_mount(dropin.point), 10, "the mount")
+            assert read(dropin.point / "f") == b"low"
+            lib.sys_umount(dropin.point)
+            assert server.communicate(timeout=20) == (b"", b"")
+        return [line for line in read(said).decode().splitlines() if "user_id=" in line]
+
+    assert not any("context" in line for line in mounts(1))
+    lib.sys_mount(copy, filesystems, "", lib.MS_BIND)
+    try:
+        first, second = mounts(2)
+    finally:
+        lib.sys_umount(filesystems)
+    assert 'context=\\"u:o:t:s0:c1,c2\\",rootcontext=\\"u:r:t:s0\\"' in first and "EINVAL" in first
+    assert "context" not in second and second.endswith("= 0")
