@@ -173,7 +173,7 @@ int copy_xattrs(struct ovl *o, struct layer_ref *from, const char *from_name, in
 		int err;
 
 		/* Private ones say something about their layer; escaped ones are a user's. */
-		if (fmt_xattr_unescape(o->userxattr, p, shown, sizeof(shown)) < 0)
+		if (xattr_to_shown(o, p, shown, sizeof(shown)) < 0)
 			continue;
 		err = copy_xattr(from, from_name, to, to_name, p);
 		/* A capability that we may not give, as a set-id bit. */

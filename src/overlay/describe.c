@@ -98,6 +98,5 @@ int ovl_describe(const struct ovl *o, FILE *out)
 	for (unsigned int n = 0; n < FEATURE_WORDS; n++)
 		if (is_shown(o, &words[n]))
 			put_feature_option(out, &words[n]);
-	fputc('\n', out);
 	return ferror(out) ? -ENOMEM : 0;
 }

@@ -153,6 +153,12 @@ struct ovl_config {
 	unsigned int given;           /* enum ovl_given */
 	enum ovl_xattr_prefix xattr_prefix;
 	struct ovl_compat compat;
+	/*
+	 * Lower layers have the numbers of users and groups that are on disk, also where they are
+	 * given as idmapped mounts: whoever serves the union maps them. podman gives both the idmap
+	 * and uidmapping=. Before Linux 6.15 nothing can be done about the idmap.
+	 */
+	bool disk_ids;
 
 	/*
 	 * Called when attributes of @node changed other than by the call that names it (a copied-up
@@ -181,8 +187,9 @@ void ovl_destroy(struct ovl *o);
 /*
  * Writes what the union is made of and does, in lines of "key=value": each layer, topmost first, as
  * lowerdir+= or datadir+=, then upperdir=, workdir=, each feature in the kernel's words, and last
- * options=, which is what -o would need for the same mount. Paths are absolute; values are escaped
- * as in /proc/self/mountinfo. -ENOMEM when the stream failed.
+ * options=, which is what -o would need for the same mount: that line is left open for the words of
+ * who serves it, each after a ','. Paths are absolute; values are escaped as in
+ * /proc/self/mountinfo. -ENOMEM when the stream failed.
  */
 int ovl_describe(const struct ovl *o, FILE *out);
 

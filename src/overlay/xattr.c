@@ -6,6 +6,32 @@
 #include "overlay/internal.h"
 #include "util/at.h"
 
+/* Marks that mean something to fuse-overlayfs, although they are not those of this mount. */
+static bool is_foreign_mark(const struct ovl *o, const char *name)
+{
+	return unlikely(o->compat.whiteout_files) &&
+	       (fmt_xattr_is_own(!o->userxattr, name) ||
+		!strncmp(name, FMT_PREFIX_FUSE, strlen(FMT_PREFIX_FUSE)));
+}
+
+int xattr_to_stored(const struct ovl *o, const char *name, char *out, size_t size)
+{
+	if (likely(!is_foreign_mark(o, name)))
+		return fmt_xattr_escape(o->userxattr, name, out, size);
+	if (!fmt_xattr_is_own(!o->userxattr, name)) /* nothing that it stores could be escaped */
+		return -EPERM;
+	return fmt_xattr_escape(!o->userxattr, name, out, size);
+}
+
+int xattr_to_shown(const struct ovl *o, const char *stored, char *out, size_t size)
+{
+	if (likely(!is_foreign_mark(o, stored)))
+		return fmt_xattr_unescape(o->userxattr, stored, out, size);
+	if (!fmt_xattr_is_own(!o->userxattr, stored))
+		return -ENODATA;
+	return fmt_xattr_unescape(!o->userxattr, stored, out, size);
+}
+
 ssize_t ovl_getxattr(struct ovl *o, ovl_node node, const char *name, void *value, size_t size)
 {
 	struct ovl_inode *i = inode_get(o, node);
@@ -15,7 +41,9 @@ ssize_t ovl_getxattr(struct ovl *o, ovl_node node, const char *name, void *value
 
 	if (!i)
 		return -ESTALE;
-	n = fmt_xattr_escape(o->userxattr, name, stored, sizeof(stored));
+	n = xattr_to_stored(o, name, stored, sizeof(stored));
+	if (n == -EPERM) /* nobody has it */
+		n = -ENODATA;
 	if (n == 0)
 		n = reach(o, i, &r);
 	if (n == 0) {
@@ -44,7 +72,7 @@ static size_t filter_list(struct ovl *o, const struct ovl_caller *caller, char *
 		size_t len = strnlen(p, (size_t)(list + size - p));
 
 		next = p + len + 1;
-		if (fmt_xattr_unescape(o->userxattr, p, name, sizeof(name)) < 0)
+		if (xattr_to_shown(o, p, name, sizeof(name)) < 0)
 			continue;
 		if (!strncmp(name, "trusted.", 8)) {
 			if (trusted < 0)
@@ -102,7 +130,7 @@ static int drop_sgid(const struct ovl_caller *caller, bool for_sure, int fd, con
 
 	if (err < 0 || !(st.stx_mode & S_ISGID))
 		return err;
-	if (!for_sure && (caller->uid == 0 || caller_in_group(caller, st.stx_gid)))
+	if (!for_sure && caller_keeps_sgid(caller, &st))
 		return 0;
 	return at_chmod(fd, name, st.stx_mode & 07777 & ~(mode_t)S_ISGID);
 }
@@ -118,7 +146,7 @@ static int change_xattr(struct ovl *o, const struct ovl_caller *caller, struct o
 	int err = stripped ? 0 : protattr_check(i, false);
 
 	if (err == 0)
-		err = fmt_xattr_escape(o->userxattr, name, stored, sizeof(stored));
+		err = xattr_to_stored(o, name, stored, sizeof(stored));
 	if (err < 0)
 		return err;
 	if (!value && !inode_has(i, INODE_UPPER)) {
