@@ -153,6 +153,8 @@ def fill_lower(layers, kind):
     write(low / "foreign/file", "low", mode=0o666)
     os.chmod(low / "foreign", 0o777)
     os.chmod(write(low / "foreign/setid", "low"), 0o6777)
+    write(low / "above/own/file", "low", uid=own, gid=own)
+    os.chown(low / "above/own", own, own)
 
 
 def outcome(function, *args, **kw):
@@ -252,6 +254,7 @@ def operate(m):
         "foreign chmod": outcome(os.chmod, foreign / "file", 0o600),
         "foreign append": outcome(append, foreign / "file", b"more"),
         "create in foreign": outcome(create, foreign / "new"),
+        "own below foreign": outcome(append, m / "above/own/file", b"more"),
     }
 
 
@@ -300,6 +303,7 @@ EXPECTED = {
         "foreign chmod": "EOVERFLOW",
         "foreign append": "EACCES",
         "create in foreign": "EACCES",
+        "own below foreign": "EOVERFLOW",
     },
     "single": {
         **COMMON,
@@ -307,6 +311,7 @@ EXPECTED = {
         "foreign chmod": "EOVERFLOW",
         "foreign append": "EACCES",
         "create in foreign": "EACCES",
+        "own below foreign": "EOVERFLOW",
     },
     "user": {
         **COMMON,
@@ -318,6 +323,7 @@ EXPECTED = {
         "foreign chmod": "EPERM",
         "foreign append": "EPERM",
         "create in foreign": "EPERM",
+        "own below foreign": "EPERM",
     },
 }
 
@@ -325,7 +331,7 @@ EXPECTED = {
 # leave room for ".wh." before them.
 GIVEN_UP = {"user": {"foreign append": None, "create in foreign": None}}
 EXPECTED_OF_DROPIN = {
-    kind: {**expected, "statvfs": 251, **GIVEN_UP.get(kind, {})}
+    kind: {**expected, "statvfs": 251, "own below foreign": None, **GIVEN_UP.get(kind, {})}
     for kind, expected in EXPECTED.items()
 }
 
