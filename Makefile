@@ -14,7 +14,7 @@ PYTHON := /usr/bin/python3
 FORMAT := $(shell command -v clang-format-14 || echo clang-format)
 SOURCES = $(shell find src tests -name '*.[ch]')
 
-.PHONY: all deps check quick-check oracle demo install deb static format check-format clean help
+.PHONY: all deps check quick-check check-engines oracle demo install deb static format check-format clean help
 
 ## build plyfs
 all: $(BUILD)/build.ninja
@@ -37,6 +37,11 @@ check:
 ## the same without sanitizers, slow tests and most of the oracle (as root)
 quick-check:
 	@$(PYTHON) tests/run --quick
+
+## podman, buildah, docker and containerd on plyfs; installs what is missing of them (as root)
+check-engines:
+	@contrib/install-deps engines
+	@$(PYTHON) tests/run --only build,engines
 
 ## random operations on plyfs and the kernel's overlayfs, compared: make oracle SEEDS=5000
 oracle: all

@@ -209,7 +209,7 @@ struct ovl_caller {
 	 */
 	uid_t uid;
 	gid_t gid;
-	pid_t pid;      /* thread id; 0 when unknown */
+	pid_t pid; /* thread id; 0 when unknown */
 	/* What the caller sees of the layers' numbers; NULL: the same. Borrowed. */
 	const struct id_map *uids;
 	const struct id_map *gids;
@@ -265,7 +265,7 @@ enum ovl_setattr_valid {
 	OVL_SET_SIZE = 1 << 3,
 	OVL_SET_ATIME = 1 << 4, /* tv_nsec may be UTIME_NOW */
 	OVL_SET_MTIME = 1 << 5,
-	OVL_SET_BY_FD = 1 << 7,    /* through an open file: its rights were checked at open */
+	OVL_SET_BY_FD = 1 << 7, /* through an open file: its rights were checked at open */
 	/* With SIZE: as a write does. Alone: as chown(2), but for who may write without that. */
 	OVL_KILL_SUIDGID = 1 << 6,
 };
