@@ -604,6 +604,27 @@ static void end_of_pass(struct ovl *o, struct ovl_inode *dir, uint32_t origins)
 		unmark_impure(o, dir, origins);
 }
 
+static bool count_dir(void *ctx, const char *name, size_t len, uint64_t ino, unsigned int type)
+{
+	uint32_t *links = ctx;
+
+	*links += type == DT_DIR;
+	return true;
+}
+
+int ovl_count_links(struct ovl *o, ovl_node node, uint32_t *out)
+{
+	int err;
+	struct ovl_inode *dir = inode_get_dir(o, node, &err);
+
+	if (!dir)
+		return err;
+	*out = 2;
+	err = dir_list(o, dir, count_dir, out);
+	inode_put(o, dir);
+	return err;
+}
+
 int ovl_readdir(struct ovl *o, struct ovl_dir *dir, off_t off, bool plus, ovl_filldir fill,
 		void *ctx)
 {
