@@ -46,6 +46,7 @@ def context():
 def by_kernel(base_tar, context):
     """The layers that the kernel's driver makes."""
     with Engine(lib.settings.scratch / "kernel") as engine:
+        engine.assert_kernels_driver()
         return build(engine, PODMAN, base_tar, context)
 
 
