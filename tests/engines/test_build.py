@@ -39,7 +39,7 @@ def build(engine, tool, archive, context):
 @pytest.fixture(scope="module")
 def context():
     """A directory to build in."""
-    return steps.write_context(lib.settings.scratch / "context")
+    return steps.write_context(lib.settings.scratch / "context-podman")
 
 
 @pytest.fixture(scope="module")
