@@ -11,8 +11,8 @@ from pathlib import Path
 
 import plyfs_testlib as lib
 import pytest
+from debian import SUITE, apt_options
 from plyfs_testlib import exists, is_whiteout, mkdir, read, write
-from test_real_system import SUITE, apt_options
 
 ROOT = Path(__file__).resolve().parents[2]
 INCLUDED = ["fuse3", "fuse-overlayfs", "mount"]
