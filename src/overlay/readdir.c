@@ -184,6 +184,26 @@ static bool add_entry(struct build *b, uint32_t *place, const char *name, const 
 	return true;
 }
 
+static bool see_entry(void *ctx, const char *name, size_t len, uint64_t ino, unsigned int type)
+{
+	*(bool *)ctx = true;
+	return false;
+}
+
+/* Whether it is a directory with something in it, which nobody has asked to delete. */
+static bool holds_something(struct build *b, const char *name)
+{
+	autoref struct layer_ref *dir = NULL;
+	struct statx st;
+	bool found = false;
+
+	if (layer_stat(b->at, name, &st) < 0 || !S_ISDIR(st.stx_mode))
+		return false;
+	if (open_ref(b->o, b->at, name, LAYER_OPEN_PATH, &dir) < 0)
+		return true;
+	return dir->layer->ops->readdir(dir, see_entry, &found) < 0 || found;
+}
+
 /* A file that hides a name in the layers below (whfile.h), and is itself shown to nobody. */
 static bool collect_hiding(struct build *b, const char *name, unsigned int type)
 {
@@ -195,7 +215,8 @@ static bool collect_hiding(struct build *b, const char *name, unsigned int type)
 
 	if (e.layer == 0) {
 		b->list->upper_whiteouts = true;
-		b->list->stuck |= type == DT_DIR;
+		if (type == DT_DIR || type == DT_UNKNOWN)
+			b->list->stuck |= holds_something(b, name);
 	}
 	if (!hidden || !b->merges)
 		return true;

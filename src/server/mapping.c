@@ -19,7 +19,7 @@
 /* A mode that an ACL which nobody checks cannot be less than. */
 static void show_mode(const struct server *s, ovl_node node, struct statx *st)
 {
-	char acl[4096];
+	_Alignas(8) char acl[4096];
 	ssize_t size;
 
 	if (S_ISLNK(st->stx_mode) || !(st->stx_mode & 077))

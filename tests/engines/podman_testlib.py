@@ -129,7 +129,9 @@ class Engine:
         assert not self.store_mounts(), f"still mounted: {self.store_mounts()}"
 
     def remove_containers(self):
-        self.podman("rm", "--all", "--force", "--time", "0")
+        """Again while the engine, which cleans up behind a container's back, is still at it."""
+        remove = ["podman", "rm", "--all", "--force", "--time", "0"]
+        wait_for(lambda: self.complete(*remove, check=False).returncode == 0, 15, " ".join(remove))
         self.buildah("rm", "--all")
 
     def __enter__(self):

@@ -96,7 +96,8 @@ class System:
 
     def paths(self):
         """Everything that packages leave or take away, not what apt and dpkg note down."""
-        notes = ("var/lib/dpkg", "var/lib/apt", "var/cache", "var/log", "proc", "dev", "tmp", "srv")
+        notes = ("var/lib/dpkg", "var/lib/apt", "var/cache", "var/log", "run", "tmp")
+        notes += ("proc", "dev", "srv")
         return {p for p in lib.walk_quietly(self.root) if not p.startswith(notes)}
 
     def is_installed(self, package):

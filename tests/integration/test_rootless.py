@@ -153,6 +153,8 @@ def fill_lower(layers, kind):
     write(low / "foreign/file", "low", mode=0o666)
     os.chmod(low / "foreign", 0o777)
     os.chmod(write(low / "foreign/setid", "low"), 0o6777)
+    write(low / "above/own/file", "low", uid=own, gid=own)
+    os.chown(low / "above/own", own, own)
 
 
 def outcome(function, *args, **kw):
@@ -252,6 +254,7 @@ def operate(m):
         "foreign chmod": outcome(os.chmod, foreign / "file", 0o600),
         "foreign append": outcome(append, foreign / "file", b"more"),
         "create in foreign": outcome(create, foreign / "new"),
+        "own below foreign": outcome(append, m / "above/own/file", b"more"),
     }
 
 
@@ -300,6 +303,7 @@ EXPECTED = {
         "foreign chmod": "EOVERFLOW",
         "foreign append": "EACCES",
         "create in foreign": "EACCES",
+        "own below foreign": "EOVERFLOW",
     },
     "single": {
         **COMMON,
@@ -307,6 +311,7 @@ EXPECTED = {
         "foreign chmod": "EOVERFLOW",
         "foreign append": "EACCES",
         "create in foreign": "EACCES",
+        "own below foreign": "EOVERFLOW",
     },
     "user": {
         **COMMON,
@@ -318,13 +323,16 @@ EXPECTED = {
         "foreign chmod": "EPERM",
         "foreign append": "EPERM",
         "create in foreign": "EPERM",
+        "own below foreign": "EPERM",
     },
 }
 
-# As fuse-overlayfs nothing that is permitted fails because a copy cannot get its owner.
+# As fuse-overlayfs nothing that is permitted fails because a copy cannot get its owner, and names
+# leave room for ".wh." before them.
+GIVEN_UP = {"user": {"foreign append": None, "create in foreign": None}}
 EXPECTED_OF_DROPIN = {
-    **EXPECTED,
-    "user": {**EXPECTED["user"], "foreign append": None, "create in foreign": None},
+    kind: {**expected, "statvfs": 251, "own below foreign": None, **GIVEN_UP.get(kind, {})}
+    for kind, expected in EXPECTED.items()
 }
 
 # Where the kernel's overlayfs refuses the same in other words.
