@@ -212,6 +212,21 @@ int work_copy_owner(struct ovl *o, struct statx *st, const char *temp)
 	return 0;
 }
 
+/* Upper holds no ACLs: nobody is to have more rights for that. */
+static int mode_for_acl(struct copyup *c)
+{
+	char acl[1024];
+	ssize_t n = layer_getxattr(c->from, c->from_name, ACL_ACCESS, acl, sizeof(acl));
+
+	if (n < 0 && n != -ERANGE)
+		return (int)n;
+	if (n < 0) /* who is in such a list? the owner knows */
+		c->st.stx_mode &= ~(S_IRWXG | S_IRWXO);
+	else
+		c->st.stx_mode = (uint16_t)acl_to_mode(acl, (size_t)n, c->st.stx_mode);
+	return 0;
+}
+
 static int copy_metadata(struct copyup *c)
 {
 	struct timespec times[2];
@@ -220,6 +235,8 @@ static int copy_metadata(struct copyup *c)
 	statx_times(&c->st, times);
 	if (err == 0) /* after the data and chown(2), which drop capabilities */
 		err = copy_xattrs(c->o, c->from, c->from_name, work_fd(c), c->temp);
+	if (err > 0)
+		err = mode_for_acl(c);
 	if (err == 0)
 		err = store_marks(c);
 	if (err < 0)

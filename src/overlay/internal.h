@@ -225,6 +225,7 @@ struct ovl {
 	pthread_mutex_t whiteout_lock;
 	char whiteout[FMT_TEMP_NAME_MAX]; /* the shared one in work; "": none yet */
 	bool whiteout_no_link;            /* the filesystem cannot link it */
+	atomic_bool xattrs_lost;          /* a copy-up left out what upper cannot hold: said once */
 	pthread_mutex_t wh_lock;          /* names that upper directories hide by files */
 
 	_Atomic uint32_t
@@ -595,7 +596,10 @@ int copyup_wait(struct ovl *o, const struct ovl_caller *caller, struct ovl_inode
  */
 int copy_data(struct layer_ref *from, int to, off_t size, off_t length,
 	      const struct ovl_caller *caller);
-/* All xattrs but the overlay's private ones. */
+/*
+ * All xattrs but the overlay's private ones. With ovl_compat.whiteout_files what @to cannot hold is
+ * left out: 1 when that was an access ACL, which the mode then has to make up for.
+ */
 int copy_xattrs(struct ovl *o, struct layer_ref *from, const char *from_name, int to,
 		const char *to_name);
 
@@ -684,6 +688,8 @@ struct acl_inherited {
 	char *access; /* xattr value, owned */
 };
 int acl_inherit(const void *def, size_t size, mode_t mode, struct acl_inherited *out);
+/* What can be kept of an access ACL without one: a mode that gives nobody more than it did. */
+mode_t acl_to_mode(const void *acl, size_t size, mode_t mode);
 
 /* create.c */
 /* One system call that makes an object; a regular file is left open as *@fd. */

@@ -349,6 +349,12 @@ int ovl_syncfs(struct ovl *o);
 int ovl_opendir(struct ovl *o, ovl_node node, struct ovl_dir **out, bool *may_cache);
 void ovl_closedir(struct ovl *o, struct ovl_dir *dir);
 
+/*
+ * The links that a directory would have on a filesystem that counts them: two, and one for each
+ * directory in it. A united directory is read for that, whose stx_nlink is 1.
+ */
+int ovl_count_links(struct ovl *o, ovl_node node, uint32_t *out);
+
 struct ovl_dirent {
 	const char *name; /* NUL-terminated */
 	size_t name_len;

@@ -93,7 +93,7 @@ static int clear_target(struct renaming *r)
 	statx_times(&st, times);
 	err = work_copy_owner(o, &st, temp);
 	if (err == 0)
-		err = copy_xattrs(o, at, "", work, temp);
+		err = min(copy_xattrs(o, at, "", work, temp), 0); /* upper holds what it held */
 	if (err == 0)
 		err = at_chmod(work, temp, st.stx_mode & 07777);
 	if (err == 0 && opaque)
@@ -135,8 +135,10 @@ static int prepare(struct renaming *r)
 	if (replaces_dir) /* before anything is copied up for nothing */
 		err = dir_check_empty(o, r->target, &whiteouts);
 	/* As in the kernel one that only upper has is left to the rename, after all else failed. */
-	if (err == -ENOTEMPTY && !merged_or_lower(r->target))
+	if (err == -ENOTEMPTY && !merged_or_lower(r->target)) {
 		err = 0;
+		whiteouts = false; /* beside what must not be cleared away */
+	}
 	if (err == 0)
 		err = bring_up(r, r->source, r->old_dir, r->old_name);
 	if (err == 0)

@@ -16,12 +16,21 @@ FLAGS = """--iptables=false --ip6tables=false --bridge=none --ip-forward=false -
     --userland-proxy=false --default-ulimit nofile=1024:4096""".split()
 
 
+# A user's daemon runs in namespaces of its own, as dockerd-rootless.sh makes them.
+ROOTLESS = """rootlesskit --net=host --copy-up=/etc --copy-up=/run --propagation=rslave""".split()
+ROOTLESS += ["sh", "-c", 'rm -f /run/docker /run/containerd; exec "$@"', "sh"]
+
+
 class Docker:
     """The driver fuse-overlayfs runs the program of that name in PATH: the one under test."""
 
-    def __init__(self, base, driver="fuse-overlayfs", flags=()):
+    def __init__(self, base, driver="fuse-overlayfs", flags=(), user=None):
         self.base, self.driver, self.flags = Path(base), driver, list(flags)
+        self.user = user
         self.base.mkdir()
+        if user:
+            os.chown(self.base, user.uid, user.uid)
+            self.flags += ["--rootless"]
         self.data = self.base / "data"
         self.socket = f"unix://{self.base}/sock"
         self.env = environment(self.base, self.base, {"DOCKER_HOST": self.socket})
@@ -29,9 +38,13 @@ class Docker:
         self.process = None
 
     def start(self):
-        argv = [DOCKERD, f"--storage-driver={self.driver}", f"--data-root={self.data}"]
+        argv = [*(ROOTLESS if self.user else []), DOCKERD, f"--storage-driver={self.driver}", f"--data-root={self.data}"]
         argv += [f"--exec-root={self.base}/exec", f"--pidfile={self.base}/pid"]
         log = self.base / "log"
+        identity = {}
+        if self.user:
+            uid = self.user.uid
+            identity = {"user": uid, "group": uid, "extra_groups": []}
         with log.open("ab") as out:
             self.process = subprocess.Popen(
                 [*argv, "-H", self.socket, *FLAGS, *self.flags],
@@ -40,6 +53,7 @@ class Docker:
                 stdout=out,
                 stderr=out,
                 start_new_session=True,
+                **identity,
             )
 
         def answers():
@@ -57,7 +71,7 @@ class Docker:
 
     def close(self):
         try:
-            if self.process:
+            if self.process and self.process.poll() is None:
                 containers = self("ps", "-aq").split()
                 if containers:
                     self("rm", "-f", *containers)
@@ -72,7 +86,7 @@ class Docker:
         return self.complete(*args, **kw).stdout.strip()
 
     def complete(self, *args, **kw):
-        return command([DOCKER, *args], self.env, **kw)
+        return command([DOCKER, *args], self.env, self.user, **kw)
 
     def sh(self, image, script, *options):
         """What a container of its own prints."""

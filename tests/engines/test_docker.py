@@ -9,6 +9,7 @@ import hashlib
 import io
 import json
 import os
+import signal
 import tarfile
 from pathlib import Path
 
@@ -19,7 +20,7 @@ import steps
 from docker_testlib import Docker, architecture
 from engines_testlib import BASE
 from engines_world import SUBORDINATE
-from plyfs_testlib import remove_tree, wait_for
+from plyfs_testlib import remove_tree, sys_mount, sys_umount, wait_for
 
 # Docker keeps no xattr of a user's from layer to layer: there is none to remove.
 STEPS = {n: s.replace("setfattr -x user.first /w/x/user", "") for n, s in steps.STEPS.items()}
@@ -62,6 +63,7 @@ def context():
 def new_docker(program, base_tar):
     """Starts daemons that have the base image."""
     made = []
+    sys_mount("tmpfs", "/etc/docker", "tmpfs")  # each writes a key there, whatever it is told
 
     def start(name, **kw):
         made.append(Docker(lib.settings.scratch / name, **kw))
@@ -71,6 +73,7 @@ def new_docker(program, base_tar):
     yield start
     for docker in made:
         docker.close()
+    sys_umount("/etc/docker")
 
 
 @pytest.fixture(scope="module")
@@ -287,14 +290,14 @@ def test_save_and_load_give_the_same_image(docker, built):
     assert saved(docker, "built") == built
 
 
-def test_an_image_of_60_layers(docker, scratch):
+def test_an_image_of_40_layers(docker, scratch):
     """Each adds a file, deletes one of the layer before, and changes one that all have."""
     packed = []
-    for number in range(60):
+    for number in range(40):
         names = {f"d/{number}": b"own", "common": b"%d\n" % number, f"emptied/{number}": b""}
         if number:
             names[f"d/.wh.{number - 1}"] = b""
-        if number == 30:
+        if number == 20:
             names["emptied/.wh..wh..opq"] = b""
         packed.append(pack(names))
     (scratch / "image.tar").write_bytes(image_archive("deep:1", packed))
@@ -303,7 +306,7 @@ def test_an_image_of_60_layers(docker, scratch):
     b = "/bin/busybox"
     script = f"{b} ls /d; {b} cat /common; {b} ls /emptied | {b} wc -l; {b} ls -a /d | {b} wc -l"
     said = docker("run", "--rm", "--net=none", *options, "deep:1", "sh", "-ec", script)
-    assert said.split() == ["59", "59", "30", "3"]
+    assert said.split() == ["39", "39", "20", "3"]
 
 
 def pack(files):
@@ -339,6 +342,18 @@ def test_a_container_that_is_stopped_and_started_keeps_its_changes(docker, conta
         docker("exec", c, "sh", "-ec", f"echo {number} >> /old/go/n")
     look = "ls /old/go; cat /old/go/n; test ! -e /old/set"
     assert docker("exec", c, "sh", "-ec", look) == "n\n1\n2\n3"
+
+
+def test_a_container_whose_server_was_killed_starts_again(docker, container):
+    c = container()
+    docker("exec", c, "sh", "-ec", "echo kept > /kept; rm /old/set")
+    (server,) = lib.daemons_of(docker.data)
+    os.kill(server, signal.SIGKILL)
+    wait_for(lambda: not lib.daemons_of(docker.data), 10, "its end")
+    assert docker.complete("exec", c, "cat", "/kept", check=False).returncode != 0
+    docker("kill", c)
+    docker("start", c)
+    assert docker("exec", c, "sh", "-ec", "cat /kept; test ! -e /old/set") == "kept"
 
 
 def test_a_container_is_there_after_a_restart_of_docker(docker, container, image):
@@ -393,3 +408,19 @@ def test_containers_in_a_user_namespace(new_docker, scratch):
     d("exec", c, "rm", "/old/set")
     d("rm", "-f", c)
     d.assert_idle()
+
+
+@pytest.mark.limit(200)
+def test_a_users_own_docker_builds_the_same_image(new_docker, context, built):
+    """Rootless: daemon, containers and the server live in the user's namespaces."""
+    d = new_docker("u", user=SUBORDINATE)
+    d.build("built", context)
+    lines = layers.image_differences(built, saved(d, "built"))
+    assert not lines, "\n".join(lines)
+    script = "head -n 1 /proc/mounts; cat /proc/self/uid_map; rm -r /w/f; mkdir /w/f; ls -A /w/f"
+    mount, *map_lines = d.sh("built", script).splitlines()
+    assert mount.startswith("fuse-overlayfs / fuse.fuse-overlayfs rw,")
+    assert [line.split() for line in map_lines] == [
+        ["0", str(SUBORDINATE.uid), "1"],
+        ["1", str(SUBORDINATE.first_sub), "65536"],
+    ]

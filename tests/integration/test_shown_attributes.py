@@ -286,6 +286,7 @@ def test_noxattrs(union):
     assert bits(m / "copy") == 0o750 and os.stat(m / "copy").st_uid == 5
     os.rename(m / "f", m / "g")
     assert lib.xattr(union.upper / "g", "user.a") == b"b"
+    assert "noxattrs" in lib.run_plyfs("status", "-o", m).stdout
 
 
 @root
@@ -341,6 +342,28 @@ def test_status_tells_the_words(union):
         assert ids(m / "f") == before == (1005, 7)
     finally:
         lib.sys_umount(union.point)
+
+
+@privileged
+def test_keep_id(union):
+    """As rootless podman maps for --userns=keep-id: the user himself is another one in there."""
+    lib.write(union.lower() / "mine", uid=0, gid=0)
+    lib.write(union.lower() / "roots", uid=1, gid=1)
+    lib.write(union.lower() / "last", uid=65000, gid=65000)
+    os.chmod(union.upper, 0o777)
+    triples = "0:1000:1:1:0:1000:1001:1001:64535"
+    m = union.mount(f"uidmapping=:{triples},gidmapping=:{triples}")
+    assert [ids(m / n)[0] for n in ("mine", "roots", "last")] == [1000, 0, 65000]
+    for shown, disk in ((0, 1), (1000, 0), (999, 1000), (65000, 65000)):
+        name = f"by{shown}"
+        in_child(lib.write, m / name, "x", uid=shown)
+        assert ids(m / name) == (shown, shown)
+        assert ids(union.upper / name) == (disk, disk)
+    os.chown(m / "mine", 5, 1000)
+    assert ids(union.upper / "mine") == (6, 0)
+    with raises(errno.EACCES):
+        in_child(lib.append, m / "by0", b"x", uid=1000)
+    in_child(lib.append, m / "by1000", b"x", uid=1000)
 
 
 # --- who asks -------------------------------------------------------------------------------------
