@@ -193,6 +193,8 @@ struct ovl {
 	bool samefs;                  /* every layer has the same st_dev */
 	struct ovl_features features; /* in effect; userxattr is ovl.userxattr */
 	struct ovl_compat compat;     /* in effect */
+	bool knows_overrides; /* what holds owners and modes, and what they say, is nobody's xattr
+			       */
 	unsigned int name_max;
 	unsigned int ino_shift; /* the bit of st_ino that says that it is hashed; see ino.c */
 	dev_t *devs; /* st_dev of the layers, each once; the index is what goes into st_ino */
@@ -550,6 +552,8 @@ void attr_notify(struct ovl *o, struct ovl_inode *i, bool listing);
  * exec trusts them.
  */
 int drop_suidgid(struct ovl *o, const struct ovl_caller *caller, struct ovl_inode *i, int fd);
+/* A mode without these bits. @fsetid: the caller may keep the sgid of a file not of his group. */
+mode_t mode_without_suidgid(const struct ovl_caller *caller, const struct statx *st, bool fsetid);
 
 /* caller.c: what FUSE does not say about a caller. */
 /*
@@ -647,6 +651,13 @@ struct acl_inherited {
 	char *access; /* xattr value, owned */
 };
 int acl_inherit(const void *def, size_t size, mode_t mode, struct acl_inherited *out);
+/*
+ * What an access ACL makes of the permission bits of a mode. 1: it says more than the mode, which
+ * then has its mask for the group; 0: it does not, and is not to be stored. -EINVAL.
+ */
+int acl_to_mode(const void *acl, size_t size, mode_t *mode);
+/* What chmod(2) makes of an access ACL. */
+int acl_chmod(void *acl, size_t size, mode_t mode);
 
 /* create.c */
 /* One system call that makes an object; a regular file is left open as *@fd. */
