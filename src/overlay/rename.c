@@ -10,6 +10,7 @@
 #include <fcntl.h>
 
 #include "overlay/index.h"
+#include "overlay/override.h"
 #include "util/at.h"
 
 struct renaming {
@@ -86,11 +87,11 @@ static int clear_target(struct renaming *r)
 	if (mkdirat(work, temp, 0700) < 0)
 		return -errno;
 	statx_times(&st, times);
-	err = at_chown(work, temp, st.stx_uid, st.stx_gid);
+	err = object_own(o, work, temp, S_IFDIR, &st);
 	if (err == 0)
 		err = copy_xattrs(o, at, "", work, temp);
 	if (err == 0)
-		err = at_chmod(work, temp, st.stx_mode & 07777);
+		err = object_own_mode(o, work, temp, st.stx_mode);
 	if (err == 0)
 		err = at_setxattr(work, temp, xname(o, FMT_OPAQUE), "y", 1, 0);
 	if (err == 0)

@@ -3,7 +3,7 @@
 #include <linux/capability.h>
 #include <linux/limits.h>
 
-#include "overlay/internal.h"
+#include "overlay/override.h"
 #include "util/at.h"
 
 ssize_t ovl_getxattr(struct ovl *o, ovl_node node, const char *name, void *value, size_t size)
@@ -16,6 +16,8 @@ ssize_t ovl_getxattr(struct ovl *o, ovl_node node, const char *name, void *value
 	if (!i)
 		return -ESTALE;
 	n = fmt_xattr_escape(o->userxattr, name, stored, sizeof(stored));
+	if (n == 0 && override_hides(o, name))
+		n = -ENODATA;
 	if (n == 0)
 		n = reach(o, i, &r);
 	if (n == 0) {
@@ -44,7 +46,8 @@ static size_t filter_list(struct ovl *o, const struct ovl_caller *caller, char *
 		size_t len = strnlen(p, (size_t)(list + size - p));
 
 		next = p + len + 1;
-		if (fmt_xattr_unescape(o->userxattr, p, name, sizeof(name)) < 0)
+		if (fmt_xattr_unescape(o->userxattr, p, name, sizeof(name)) < 0 ||
+		    override_hides(o, name))
 			continue;
 		if (!strncmp(name, "trusted.", 8)) {
 			if (trusted < 0)
@@ -95,16 +98,28 @@ ssize_t ovl_listxattr(struct ovl *o, const struct ovl_caller *caller, ovl_node n
  * Clears S_ISGID, as changing an ACL by who is not in the group does. FUSE says who that is only
  * when an ACL is set, not when it is removed.
  */
-static int drop_sgid(const struct ovl_caller *caller, bool for_sure, int fd, const char *name)
+static int drop_sgid(struct ovl *o, const struct ovl_caller *caller, bool for_sure, int fd,
+		     const char *name)
 {
 	struct statx st;
-	int err = at_statx(fd, name, &st);
+	int err = object_stat(o, fd, name, &st);
 
 	if (err < 0 || !(st.stx_mode & S_ISGID))
 		return err;
 	if (!for_sure && (caller->uid == 0 || caller_in_group(caller, st.stx_gid)))
 		return 0;
-	return at_chmod(fd, name, st.stx_mode & 07777 & ~(mode_t)S_ISGID);
+	return object_chmod(o, fd, name, st.stx_mode & ~(mode_t)S_ISGID);
+}
+
+/* In an upper object. */
+static int store_xattr(struct ovl *o, int fd, const char *name, const char *xattr,
+		       const void *value, size_t size, int flags)
+{
+	if (!value)
+		return object_removexattr(o, fd, name, xattr);
+	if (override_in_upper(o) && !strcmp(xattr, ACL_ACCESS))
+		return object_set_acl(o, fd, name, value, size, flags);
+	return object_setxattr(o, fd, name, xattr, value, size, flags);
 }
 
 /* Sets, or with @value NULL removes. */
@@ -119,6 +134,8 @@ static int change_xattr(struct ovl *o, const struct ovl_caller *caller, struct o
 
 	if (err == 0)
 		err = fmt_xattr_escape(o->userxattr, name, stored, sizeof(stored));
+	if (err == 0 && override_hides(o, name))
+		err = value ? -EPERM : -ENODATA;
 	if (err < 0)
 		return err;
 	if (!value && !inode_has(i, INODE_UPPER)) {
@@ -142,12 +159,9 @@ static int change_xattr(struct ovl *o, const struct ovl_caller *caller, struct o
 		return err;
 	if (!strcmp(name, ACL_DEFAULT))
 		inode_clear(i, INODE_NO_DEFACL);
-	if (value)
-		err = at_setxattr(layer_fd(r.at), r.name, stored, value, size, flags);
-	else
-		err = at_removexattr(layer_fd(r.at), r.name, stored);
+	err = store_xattr(o, layer_fd(r.at), r.name, stored, value, size, flags);
 	if (err == 0 && !strcmp(name, ACL_ACCESS) && (kill_sgid || !value))
-		err = drop_sgid(caller, kill_sgid, layer_fd(r.at), r.name);
+		err = drop_sgid(o, caller, kill_sgid, layer_fd(r.at), r.name);
 	reach_done(i, &r);
 	return err;
 }
