@@ -4,11 +4,14 @@
  * it: options and names in any order, the last name is the mountpoint, what is not known is ignored
  * with a line that engines know. The program says nothing else when it succeeds.
  */
+#include <errno.h>
 #include <linux/fuse.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "cli/exit.h"
 #include "cli/mount.h"
+#include "cli/options.h"
 #include "util/base.h"
 #include "util/log.h"
 
@@ -29,6 +32,21 @@ static int print_version(void)
 		 "using FUSE kernel interface version %d.%d\n",
 		 FUSE_KERNEL_VERSION, FUSE_KERNEL_MINOR_VERSION);
 	return cli_print(text);
+}
+
+void compat_read_environment(struct options *o)
+{
+	const char *log = getenv("FUSE_OVERLAYFS_DEBUG_LOG");
+
+	o->compat.no_device_whiteouts = getenv("FUSE_OVERLAYFS_DISABLE_OVL_WHITEOUT") != NULL;
+	if (!log || !log[0])
+		return;
+
+	int rc = log_to_file(log);
+
+	if (rc < 0)
+		log_warning("FUSE_OVERLAYFS_DEBUG_LOG=%s: %s", log, strerror(-rc));
+	o->debug_log = rc == 0;
 }
 
 enum flag {

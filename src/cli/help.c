@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "cli/exit.h"
+#include "cli/options.h"
 #include "util/base.h"
 #include "util/log.h"
 
@@ -206,6 +207,18 @@ int cli_version(int argc, char **argv)
 	return cli_print("plyfs " PLYFS_VERSION "\n");
 }
 
+static int help_options(int argc, char **argv)
+{
+	bool compat = argc > 2 && !strcmp(argv[2], "fuse-overlayfs");
+
+	if (argc > 2 + compat) {
+		log_error("no options of '%s': see plyfs help", argv[2]);
+		return EXIT_USAGE;
+	}
+	options_list(compat ? OPTIONS_OF_FUSE_OVERLAYFS : OPTIONS_OF_PLYFS, stdout);
+	return cli_print("");
+}
+
 int cli_help(int argc, char **argv)
 {
 	if (argc < 2)
@@ -218,6 +231,10 @@ int cli_help(int argc, char **argv)
 		return cli_print(cli_fsck_help_text);
 	if (!strcmp(argv[1], "convert"))
 		return cli_print(cli_convert_help_text);
+	if (!strcmp(argv[1], "fuse-overlayfs"))
+		return cli_print(cli_compat_help_text);
+	if (!strcmp(argv[1], "options"))
+		return help_options(argc, argv);
 	log_error("no help for '%s': see plyfs help", argv[1]);
 	return EXIT_USAGE;
 }

@@ -65,23 +65,41 @@ static const struct caller {
 	const char *letters; /* of getopt(3) */
 	const struct option *longs;
 	const char *help;
-	bool helper;        /* -f is mount(8)'s, and a remount names all flags that are to be */
-	const char *source; /* shown in the mount table ... */
-	bool own_source;    /* ... whatever the source on the command line is */
-	const char *subtype;
+	const char *type; /* fuse.TYPE, and the source where there is none */
+	bool helper;      /* -f is mount(8)'s, and a remount names all flags that are to be */
 	enum option_dialect dialect;
+	const char *first_list; /* of -o, before those on the command line; or NULL */
 } callers[] = {
-	[MOUNT_BY_USER] = { "plyfs mount", "-:dfo:hV", long_options, cli_mount_help_text, false,
-			    "plyfs", false, "plyfs", OPTIONS_OF_PLYFS },
-	[MOUNT_BY_HELPER] = { "mount.plyfs", HELPER_LETTERS, helper_long_options,
-			      cli_helper_help_text, true, "plyfs", false, "plyfs",
-			      OPTIONS_OF_PLYFS },
-	[MOUNT_BY_COMPAT_HELPER] = { "mount.fuse-overlayfs", HELPER_LETTERS, helper_long_options,
-				     cli_compat_help_text, true, "fuse-overlayfs", true,
-				     "fuse-overlayfs", OPTIONS_OF_FUSE_OVERLAYFS },
-	/* mount.fuse3 calls it, too, for a remount. */
-	[MOUNT_AS_FUSE_OVERLAYFS] = { "fuse-overlayfs", NULL, NULL, NULL, true, "fuse-overlayfs",
-				      true, "fuse-overlayfs", OPTIONS_OF_FUSE_OVERLAYFS },
+	[MOUNT_BY_USER] = {
+		.program = "plyfs mount",
+		.letters = "-:dfo:hV",
+		.longs = long_options,
+		.help = cli_mount_help_text,
+		.type = "plyfs",
+	},
+	[MOUNT_BY_HELPER] = {
+		.program = "mount.plyfs",
+		.letters = HELPER_LETTERS,
+		.longs = helper_long_options,
+		.help = cli_helper_help_text,
+		.type = "plyfs",
+		.helper = true,
+	},
+	[MOUNT_BY_COMPAT_HELPER] = {
+		.program = "mount.fuse-overlayfs",
+		.letters = HELPER_LETTERS,
+		.longs = helper_long_options,
+		.help = cli_compat_help_text,
+		.type = "fuse-overlayfs",
+		.helper = true,
+		.dialect = OPTIONS_OF_FUSE_OVERLAYFS,
+		.first_list = "dev,suid", /* as mount.fuse3 gives them */
+	},
+	[MOUNT_AS_FUSE_OVERLAYFS] = {
+		.type = "fuse-overlayfs",
+		.helper = true, /* of mount.fuse3, when it is to remount */
+		.dialect = OPTIONS_OF_FUSE_OVERLAYFS,
+	},
 };
 
 static int add_name(struct mount_args *args, const char *name)
@@ -196,8 +214,9 @@ static int read_options(const struct mount_args *args, const struct caller *call
 	options->sloppy = args->sloppy;
 	options->ignored = say_ignored;
 	if (caller->dialect == OPTIONS_OF_FUSE_OVERLAYFS)
-		options->compat.no_device_whiteouts =
-			getenv("FUSE_OVERLAYFS_DISABLE_OVL_WHITEOUT") != NULL;
+		compat_read_environment(options);
+	if (caller->first_list)
+		rc = options_add(options, caller->first_list, message, sizeof(message));
 	for (size_t i = 0; i < args->list_count && !rc; i++)
 		rc = options_add(options, args->lists[i], message, sizeof(message));
 	if (!rc)
@@ -367,7 +386,9 @@ static int serve(struct mounting *m)
 {
 	const struct options *o = &m->options;
 	bool root = geteuid() == 0;
-	char message[MESSAGE_MAX];
+	char message[MESSAGE_MAX] = "out of memory";
+	autofree char *contexts = NULL;
+	int rc = options_contexts(o, &contexts);
 	struct server_hook hook = { NULL };
 	struct server *server = NULL;
 	struct ovl *ovl = NULL;
@@ -389,13 +410,15 @@ static int serve(struct mounting *m)
 	const struct server_config config = {
 		.mountpoint = m->mountpoint,
 		.source = m->source,
-		.subtype = o->subtype ? o->subtype : m->caller->subtype,
+		.subtype = o->subtype ? o->subtype : m->caller->type,
 		.mount_flags = o->mount_flags,
+		.contexts = contexts,
+		.max_threads = o->max_threads,
 		.allow_other = o->allow_other == OPTION_YES ||
 			       (o->allow_other == OPTION_DEFAULT && root && !o->allow_root),
 		.allow_root = o->allow_root,
 		.timeout = o->timeout,
-		.debug = o->debug,
+		.debug = o->debug || o->debug_log,
 		.hook = &hook,
 		.uids = &o->uids,
 		.gids = &o->gids,
@@ -405,8 +428,8 @@ static int serve(struct mounting *m)
 		.no_xattrs = o->no_xattrs,
 	};
 
-	int rc = ovl_create(&layers, &ovl, message, sizeof(message));
-
+	if (!rc)
+		rc = ovl_create(&layers, &ovl, message, sizeof(message));
 	if (!rc)
 		rc = server_mount(&config, ovl, &server, message, sizeof(message));
 	if (rc < 0) {
@@ -443,6 +466,7 @@ static int mount_and_serve(struct mounting *m)
 int mount_run(const struct mount_args *args, enum mount_caller by)
 {
 	const struct caller *caller = &callers[by];
+	bool is_compat = caller->dialect == OPTIONS_OF_FUSE_OVERLAYFS;
 	struct mounting m = { .caller = caller, .child = { -1, -1 }, .verbose = args->verbose };
 	int status = EXIT_USAGE;
 
@@ -459,14 +483,14 @@ int mount_run(const struct mount_args *args, enum mount_caller by)
 	if (find_mountpoint(args->names[args->name_count - 1], &m.mountpoint) < 0)
 		goto out;
 
-	m.source = caller->source;
-	if (!caller->own_source && args->name_count == 2 && args->names[0][0])
+	m.source = caller->type;
+	if (!is_compat && args->name_count == 2 && args->names[0][0])
 		m.source = args->names[0];
 	if (m.options.source)
 		m.source = m.options.source;
 	m.options.debug |= args->debug;
-	m.foreground = args->foreground || args->debug;
-	if (m.options.debug)
+	m.foreground = args->foreground || args->debug || (m.options.debug && is_compat);
+	if (m.options.debug || m.options.debug_log)
 		log_set_level(LOG_LEVEL_DEBUG);
 
 	status = m.options.remount ? remount(&m) : mount_and_serve(&m);

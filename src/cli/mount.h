@@ -27,5 +27,9 @@ struct mount_args {
 int mount_args_add_list(struct mount_args *args, const char *list);
 void mount_args_free(struct mount_args *args);
 
+struct options;
+/* What fuse-overlayfs is told by the environment. */
+void compat_read_environment(struct options *o);
+
 /* Mounts and, in the background unless told otherwise, serves. Returns the exit status. */
 int mount_run(const struct mount_args *args, enum mount_caller caller);

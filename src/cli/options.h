@@ -8,6 +8,10 @@
  * data-only one, and "\X" means X. In lowerdir+= and datadir+= every character is part of the path.
  * Later words win over earlier ones; nothing here opens a file.
  *
+ * In the dialect of fuse-overlayfs a ':' with any '\' before it is part of a path, and empty parts
+ * of lowerdir= are none. As its callers do not agree on how to write a path with '\', the way in
+ * which the path exists is taken. A word that is known with another number of values is unknown.
+ *
  * Errors: 0 or a negative errno, with one line for people in @message, always NUL-terminated: what
  * was given and what to write instead. -EINVAL is a mistake of the caller's, -ENOMEM is ours.
  * Ownership: struct options owns its strings until options_free(), also after an error.
@@ -16,6 +20,7 @@
 
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdio.h>
 
 #include "overlay/ovl.h"
 #include "util/idmap.h"
@@ -47,18 +52,23 @@ struct options {
 	struct ovl_compat compat;
 	struct id_map uids;
 	struct id_map gids;
-	bool squash_root;          /* squash_to_root: where no other id is squashed to */
-	bool static_nlink;         /* every directory shows one link */
-	bool ino32;                /* numbers of inodes that fit 32 bits */
-	bool no_acl;               /* ACLs are neither checked nor shown */
-	bool no_xattrs;            /* there are no xattrs */
+	bool squash_root;         /* squash_to_root: where no other id is squashed to */
+	bool static_nlink;        /* every directory shows one link */
+	bool ino32;               /* numbers of inodes that fit 32 bits */
+	bool no_acl;              /* ACLs are neither checked nor shown */
+	bool no_xattrs;           /* there are no xattrs */
+	unsigned int max_threads; /* 0: the default */
+	struct {                  /* labels of SELinux, without quotes; NULL: none */
+		char *mount, *fs, *def, *root;
+	} context;
 	unsigned long mount_flags; /* MS_* */
 	unsigned long unset_flags; /* MS_* that a word took away: what remount removes */
 	enum option_choice allow_other;
 	bool allow_root;
 	bool debug;
-	bool remount; /* change the flags of a mount that is there */
-	bool sloppy;  /* set by the caller: unknown words pass (mount(8)'s -s) */
+	bool debug_log; /* set by the caller: as debug, but not in front */
+	bool remount;   /* change the flags of a mount that is there */
+	bool sloppy;    /* set by the caller: unknown words pass (mount(8)'s -s) */
 
 	enum option_dialect dialect;
 	void (*ignored)(const char *word); /* set by the caller: told of unknown words; or NULL */
@@ -67,6 +77,15 @@ struct options {
 /* The defaults are those of the dialect for the present user. */
 void options_init(struct options *o, enum option_dialect dialect);
 void options_free(struct options *o);
+
+/* The labels in the words of mount(2), which the caller frees; NULL: there are none. -ENOMEM */
+int options_contexts(const struct options *o, char **out);
+
+/*
+ * Prints each word of the dialect in a line, with the values that it takes ("word=a|b"), and after
+ * a tab "no effect" where that is so.
+ */
+void options_list(enum option_dialect dialect, FILE *out);
 
 /* Reads one list of words. May be called several times: the lists add up. */
 int options_add(struct options *o, const char *list, char *message, size_t size);

@@ -343,6 +343,34 @@ static int mount_failed(int err, const struct fuse_mount_config *config, int dev
 	return fail(-err, message, size, "cannot mount on %s: %s", config->mountpoint, why);
 }
 
+/* Without it the kernel takes its words for FUSE's and refuses them. */
+static bool has_selinux(void)
+{
+	FILE *f = fopen("/proc/filesystems", "re");
+	char line[128];
+	bool found = false;
+
+	while (f && !found && fgets(line, sizeof(line), f))
+		found = strstr(line, "\tselinuxfs\n") != NULL;
+	if (f)
+		fclose(f);
+	return found;
+}
+
+static int mount_with_contexts(const struct fuse_mount_config *config, const char *point,
+			       const char *type, const char *options)
+{
+	autofree char *more = NULL;
+
+	if (!config->contexts || !has_selinux())
+		return -EINVAL;
+	if (asprintf(&more, "%s,%s", options, config->contexts) < 0) {
+		more = NULL;
+		return -ENOMEM;
+	}
+	return mount(config->source, point, type, config->flags, more) < 0 ? -errno : 0;
+}
+
 static int mount_directly(const struct fuse_mount_config *config, struct fuse_mount *out,
 			  const struct stat *st)
 {
@@ -360,6 +388,8 @@ static int mount_directly(const struct fuse_mount_config *config, struct fuse_mo
 		 "fd=%d,rootmode=%o,user_id=%u,group_id=%u,default_permissions%s", out->fd,
 		 st->st_mode & S_IFMT, getuid(), getgid(),
 		 config->allow_other ? ",allow_other" : "");
+	if (!mount_with_contexts(config, out->mountpoint, type, options))
+		return 0;
 	if (mount(config->source, out->mountpoint, type, config->flags, options) < 0)
 		return -errno;
 	return 0;

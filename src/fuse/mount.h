@@ -17,6 +17,12 @@ struct fuse_mount_config {
 	const char *source;  /* shown in the mount table */
 	const char *subtype; /* the type is fuse.<subtype> */
 	unsigned long flags; /* MS_* of mount(2) */
+	/*
+	 * "context=..." and the like, or NULL. Without effect where there is no SELinux, where it
+	 * refuses them (to root of a user namespace), and through fusermount3, which knows no such
+	 * words.
+	 */
+	const char *contexts;
 	bool allow_other;
 };
 

@@ -96,6 +96,7 @@ static void set_signals(sigset_t *old, sigset_t *ours)
 	sigaddset(ours, SIGTERM);
 	sigaddset(ours, SIGINT);
 	sigaddset(ours, SIGHUP);
+	sigaddset(ours, SIGUSR1);
 }
 
 /* A leader in read(2) is interrupted; one that works on a request is left to finish it. */
@@ -155,6 +156,11 @@ static void wait_for_end(struct fuse_session *s, int signals, void (*ready)(void
 				ready(ready_ctx);
 		}
 		if ((fds[1].revents & POLLIN) && read(signals, &info, sizeof(info)) > 0) {
+			if (info.ssi_signo == SIGUSR1) {
+				if (s->config.report)
+					s->config.report(s->config.ctx);
+				continue;
+			}
 			if (deadline >= 0) {
 				end_by_force(s);
 				break;

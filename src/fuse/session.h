@@ -40,6 +40,8 @@ struct fuse_session_config {
 	/* Unmounts lazily: called when SIGTERM, SIGINT or SIGHUP came, by the thread in
 	 * fuse_session_run(). */
 	void (*unmount)(void *ctx);
+	/* Optional: SIGUSR1 came; called by the same thread. */
+	void (*report)(void *ctx);
 	/* Optional: whether the caller may ask at all; otherwise EACCES. */
 	bool (*allowed)(void *ctx, const struct fuse_request *req);
 };
@@ -57,8 +59,8 @@ void fuse_session_block_signals(sigset_t *old);
  * Serves until the connection ends. @ready is called once, by the calling thread, after INIT was
  * answered. 0 after an unmount; -ECONNABORTED after an abort; -EPROTO when INIT failed; else what
  * read(2) gave. A signal unmounts lazily; a second one, or ten seconds with files still open, ends
- * the session although the mount is in use (its users then get ENOTCONN). All threads are gone at
- * return.
+ * the session although the mount is in use (its users then get ENOTCONN). SIGUSR1 has it report.
+ * All threads are gone at return.
  */
 int fuse_session_run(struct fuse_session *s, void (*ready)(void *ctx), void *ready_ctx);
 

@@ -114,6 +114,11 @@ struct ovl_compat {
 	bool whiteout_files;
 	bool no_device_whiteouts; /* not even where it could */
 	enum ovl_override override;
+	/*
+	 * Volatile leaves no mark in workdir that keeps a later mount from upper: who asked for it
+	 * knows himself which uppers a crash has spoilt.
+	 */
+	bool unmarked_volatile;
 };
 
 /* Which of them somebody asked for himself: what he did not, gives way in a conflict. */

@@ -441,7 +441,7 @@ static int begin_volatile(struct opening *p)
 			"the filesystem of upperdir %s has lost something that was written, and "
 			"nobody was told yet: look into it, run sync -f %s, and mount again",
 			p->config->upper, p->config->upper);
-	if (err == 0)
+	if (err == 0 && !o->compat.unmarked_volatile)
 		err = workdir_mark_volatile(o);
 	if (err < 0)
 		return fail(p, err, "cannot mark workdir %s/work as volatile: %s", p->config->work,

@@ -35,6 +35,18 @@ static void unmount(void *ctx)
 		log_warning("cannot unmount %s: %s", s->mount.mountpoint, strerror(-err));
 }
 
+static void report(void *ctx)
+{
+	const struct server *s = ctx;
+	struct ovl_stats stats;
+
+	ovl_get_stats(s->o, &stats);
+	log_notice("%s: %llu inodes and %llu names known, %llu descriptors open, %llu copied up",
+		   s->mount.mountpoint, (unsigned long long)stats.inodes,
+		   (unsigned long long)stats.names, (unsigned long long)stats.open_fds,
+		   (unsigned long long)stats.copied_up);
+}
+
 /* allow_root: a right that was checked when a file was opened is not checked again. */
 static bool allowed(void *ctx, const struct fuse_request *req)
 {
@@ -57,6 +69,7 @@ static int start_session(struct server *s, const struct server_config *config)
 		.max_threads = config->max_threads,
 		.debug = config->debug,
 		.unmount = unmount,
+		.report = report,
 		.allowed = s->allow_root ? allowed : NULL,
 	};
 
@@ -78,6 +91,7 @@ int server_mount(const struct server_config *config, struct ovl *o, struct serve
 		.source = config->source ? config->source : "plyfs",
 		.subtype = config->subtype ? config->subtype : "plyfs",
 		.flags = config->mount_flags,
+		.contexts = config->contexts,
 		.allow_other = config->allow_other || config->allow_root,
 	};
 	struct server *s = calloc(1, sizeof(*s));

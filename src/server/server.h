@@ -33,6 +33,7 @@ struct server_config {
 	const char *source;        /* shown in the mount table; default "plyfs" */
 	const char *subtype;       /* the type shown is fuse.<subtype>; default "plyfs" */
 	unsigned long mount_flags; /* MS_* of mount(2): MS_RDONLY, MS_NOSUID, MS_NODEV, ... */
+	const char *contexts;      /* words of mount(2) for SELinux, or NULL; see fuse/mount.h */
 	bool allow_other;
 	/*
 	 * Only root and the user who mounted. The kernel knows only allow_other: what others may
@@ -67,7 +68,7 @@ int server_mount(const struct server_config *config, struct ovl *o, struct serve
  * Returns 0 after an unmount (by umount, fusermount3 or SIGTERM/SIGINT/SIGHUP, which unmount
  * lazily), a negative errno when the connection broke down; what is left of the mount is then
  * detached. A second signal, or ten seconds with files still open, ends it although the mount is in
- * use. Ignores SIGPIPE, SIGXFSZ and SIGUSR2 from then on.
+ * use. SIGUSR1 has some numbers logged. Ignores SIGPIPE, SIGXFSZ and SIGUSR2 from then on.
  */
 int server_run(struct server *s, void (*ready)(void *ctx), void *ctx);
 

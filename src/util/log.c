@@ -2,6 +2,7 @@
 #include "util/log.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <pthread.h>
 #include <stdarg.h>
 #include <stdatomic.h>
@@ -22,6 +23,7 @@
 
 static atomic_int max_level = LOG_LEVEL_WARNING;
 static atomic_bool use_syslog;
+static atomic_int file_fd = -1;
 
 /* All guarded by rate_lock, under which nothing is written and no other lock is taken. */
 static pthread_mutex_t rate_lock = PTHREAD_MUTEX_INITIALIZER;
@@ -33,6 +35,7 @@ static const struct {
 	int priority;
 	const char *prefix;
 } levels[] = {
+	[LOG_LEVEL_NOTICE] = { LOG_NOTICE, "" },
 	[LOG_LEVEL_ERROR] = { LOG_ERR, "" },
 	[LOG_LEVEL_WARNING] = { LOG_WARNING, "warning: " },
 	[LOG_LEVEL_INFO] = { LOG_INFO, "" },
@@ -56,6 +59,16 @@ void log_to_syslog(void)
 	atomic_store_explicit(&use_syslog, true, memory_order_release);
 }
 
+int log_to_file(const char *path)
+{
+	int fd = open(path, O_WRONLY | O_CREAT | O_APPEND | O_NOCTTY | O_CLOEXEC, 0600);
+
+	if (fd < 0)
+		return -errno;
+	close_fd(atomic_exchange(&file_fd, fd));
+	return 0;
+}
+
 /* A file name may hold anything: one event stays one line and sends nothing to the terminal. */
 static void make_printable(char *s)
 {
@@ -65,24 +78,34 @@ static void make_printable(char *s)
 	}
 }
 
-static void write_line(enum log_level level, char *text)
+static void write_to(int fd, enum log_level level, const char *text)
 {
-	make_printable(text);
-	if (atomic_load_explicit(&use_syslog, memory_order_acquire)) {
-		syslog(levels[level].priority, "%s%s", levels[level].prefix, text);
-		return;
-	}
-
 	struct iovec line[] = {
 		{ (char *)"plyfs: ", 7 },
 		{ (char *)levels[level].prefix, strlen(levels[level].prefix) },
-		{ text, strlen(text) },
+		{ (char *)text, strlen(text) },
 		{ (char *)"\n", 1 },
 	};
 
 	/* One writev, so that lines of several threads do not mix. */
-	if (writev(STDERR_FILENO, line, ARRAY_SIZE(line)) < 0)
+	if (writev(fd, line, ARRAY_SIZE(line)) < 0)
 		return; /* nobody to tell */
+}
+
+static void write_line(enum log_level level, char *text)
+{
+	int fd = atomic_load_explicit(&file_fd, memory_order_acquire);
+
+	make_printable(text);
+	if (fd >= 0)
+		write_to(fd, level, text);
+	if (fd >= 0 && level == LOG_LEVEL_DEBUG)
+		return;
+	if (atomic_load_explicit(&use_syslog, memory_order_acquire)) {
+		syslog(levels[level].priority, "%s%s", levels[level].prefix, text);
+		return;
+	}
+	write_to(STDERR_FILENO, level, text);
 }
 
 /* Whether a line may go out now; *@lost gets how many were held back in the window before. */
@@ -118,7 +141,7 @@ void log_message(enum log_level level, const char *fmt, ...)
 	if ((int)level > atomic_load_explicit(&max_level, memory_order_relaxed))
 		return;
 
-	if (level <= LOG_LEVEL_WARNING) {
+	if (level == LOG_LEVEL_ERROR || level == LOG_LEVEL_WARNING) {
 		unsigned long lost;
 
 		if (!within_rate(&lost))

@@ -6,7 +6,9 @@
 #include <stdint.h>
 #include <cmocka.h>
 #include <fcntl.h>
+#include <stdio.h>
 #include <string.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "util/base.h"
@@ -102,6 +104,46 @@ static void say_much(void)
 	log_set_level(LOG_LEVEL_WARNING);
 }
 
+/* In a process of its own, which alone has the file. */
+static void say_to_a_file(void)
+{
+	pid_t child = fork();
+	int status = -1;
+
+	assert_true(child >= 0);
+	if (child > 0) {
+		assert_int_equal(waitpid(child, &status, 0), child);
+		assert_int_equal(status, 0);
+		return;
+	}
+	if (log_to_file("/dev/null/none") != -ENOTDIR || log_to_file("/proc/self/fd/77") != 0)
+		_exit(1);
+	log_set_level(LOG_LEVEL_DEBUG);
+	say_one_of_each();
+	log_notice("a number");
+	_exit(0);
+}
+
+static void test_a_file_gets_all_and_the_details_alone(void **state)
+{
+	FILE *file = tmpfile();
+	char text[512];
+	ssize_t n;
+
+	assert_non_null(file);
+	assert_int_equal(dup2(fileno(file), 77), 77);
+	assert_string_equal(hear(say_to_a_file),
+			    "plyfs: an error 1\nplyfs: warning: a warning two\n"
+			    "plyfs: some news\nplyfs: a number\n");
+	n = pread(77, text, sizeof(text) - 1, 0);
+	assert_true(n > 0);
+	text[n] = '\0';
+	assert_string_equal(text, "plyfs: an error 1\nplyfs: warning: a warning two\n"
+				  "plyfs: some news\nplyfs: a detail\nplyfs: a number\n");
+	close(77);
+	fclose(file);
+}
+
 /* Runs last: what it says fills the window. */
 static void test_errors_are_limited_and_details_are_not(void **state)
 {
@@ -120,6 +162,7 @@ int main(void)
 		cmocka_unit_test(test_levels),
 		cmocka_unit_test(test_an_event_is_one_line_whatever_a_name_holds),
 		cmocka_unit_test(test_errno_is_kept),
+		cmocka_unit_test(test_a_file_gets_all_and_the_details_alone),
 		cmocka_unit_test(test_errors_are_limited_and_details_are_not),
 	};
 

@@ -1,94 +1,14 @@
 /* SPDX-License-Identifier: MIT */
 /* The words of -o: what is read, what is refused, and in which words. */
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <cmocka.h>
-#include <stdio.h>
-#include <string.h>
-#include <sys/mount.h>
+#include "options.h"
 
-#include "cli/options.h"
 #include "cli/suggest.h"
-#include "util/base.h"
 
-struct state {
-	struct options o;
-	char message[512];
-};
-
+/* In the words of plyfs, unless they say otherwise. */
 static int setup(void **state)
 {
-	struct state *s = calloc(1, sizeof(*s));
-
-	if (!s)
-		return -1;
-	options_init(&s->o, OPTIONS_OF_PLYFS);
-	*state = s;
-	return 0;
+	return options_setup(state, OPTIONS_OF_PLYFS);
 }
-
-static int teardown(void **state)
-{
-	struct state *s = *state;
-
-	options_free(&s->o);
-	free(s);
-	return 0;
-}
-
-static void add(struct state *s, const char *list)
-{
-	int rc = options_add(&s->o, list, s->message, sizeof(s->message));
-
-	assert_string_equal(s->message, "");
-	assert_int_equal(rc, 0);
-}
-
-static void check(struct state *s)
-{
-	int rc = options_check(&s->o, s->message, sizeof(s->message));
-
-	assert_string_equal(s->message, "");
-	assert_int_equal(rc, 0);
-}
-
-static void assert_says(const struct state *s, const char *part)
-{
-	if (!strstr(s->message, part))
-		fail_msg("'%s' is not in the message '%s'", part, s->message);
-	assert_null(strchr(s->message, '\n'));
-}
-
-/* Adding @list fails, with a message that holds @part; the options can still be freed. */
-static void refused(struct state *s, const char *list, const char *part)
-{
-	int rc = options_add(&s->o, list, s->message, sizeof(s->message));
-
-	if (rc != -EINVAL)
-		fail_msg("'%s' gave %d", list, rc);
-	assert_says(s, part);
-}
-
-static void check_refused(struct state *s, const char *part)
-{
-	assert_int_equal(options_check(&s->o, s->message, sizeof(s->message)), -EINVAL);
-	assert_says(s, part);
-}
-
-static void assert_lower(const struct state *s, const char *const *names, size_t count)
-{
-	assert_int_equal(s->o.lower_count, count);
-	for (size_t i = 0; i < count; i++)
-		assert_string_equal(s->o.lower[i], names[i]);
-}
-
-#define LOWER(s, ...)                                                                              \
-	do {                                                                                       \
-		const char *const names[] = { __VA_ARGS__ };                                       \
-		assert_lower(s, names, ARRAY_SIZE(names));                                         \
-	} while (0)
 
 static void test_lowerdir_is_split_topmost_first(void **state)
 {
@@ -672,7 +592,7 @@ static void test_distance(void **state)
 			 SUGGEST_MAX);
 }
 
-#define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
+#define T(f) cmocka_unit_test_setup_teardown(f, setup, options_teardown)
 
 int main(void)
 {
