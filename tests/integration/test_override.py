@@ -8,6 +8,7 @@ attribute what it is. Layers of fuse-overlayfs and containers/storage are read b
 
 import errno
 import os
+import re
 import shutil
 import socket
 import stat
@@ -181,6 +182,9 @@ def give_away(m):
     write(m / "no-acl", mode=0o666)
     append(m / "suid", b"+")
     os.rename(m / "sgid", m / "dir/sgid")
+    os.chown(m, 55, 66)
+    os.chmod(m, 0o3771)
+    write(m / "of-the-roots-group")
     if ROOT:
         os.mknod(m / "null", stat.S_IFCHR | 0o666, os.makedev(1, 3))
         os.mknod(m / "disk", stat.S_IFBLK | 0o660, os.makedev(259, 70000))
@@ -788,6 +792,42 @@ def test_in_a_user_namespace_of_one_id(union):
     assert xattr(union.upper / "f", CONTAINERS) == b"0:0:04755"
     assert mode_of(union.upper / "f") == 0o755
     assert xattr(union.upper / "p", CONTAINERS) == b"0:0:0644:pipe"
+
+
+# --- what it costs --------------------------------------------------------------------------------
+
+
+def calls_of(union, function):
+    """How many system calls on files the server makes meanwhile."""
+    log = union.base / "strace.log"
+    tracer = crash.trace(union.daemon, ["-o", log])
+    try:
+        function()
+    finally:
+        tracer.terminate()
+        tracer.wait(10)
+        tracer.stderr.close()
+    # "syscall_": getxattrat(2) and its kin, which strace(1) may not know yet
+    return len(re.findall(r"^\d+ +(?:\w*(?:stat|open|xattr)\w*|syscall_\w+)\(", log.read_text(), re.M))
+
+
+@pytest.mark.root("strace")
+@pytest.mark.skipif(not shutil.which("strace"), reason="strace is not installed")
+def test_an_attribute_costs_one_call_and_nothing_where_there_is_none(new_union):
+    counts = []
+    for options, marked in (("", False), (option("2"), False), (option("2"), True)):
+        union = new_union(f"u{len(counts)}")
+        for n in range(20):
+            write(union.lower() / f"f{n}", xattrs={CONTAINERS: b"1:1:0600"} if marked else None)
+        if marked:
+            os.setxattr(union.lower(), CONTAINERS, b"0:0:0755")
+        union.check_kernel = False
+        m = union.mount(options, upper=False)
+        os.stat(m)
+        counts.append(calls_of(union, lambda m=m: [os.stat(m / f"f{n}") for n in range(20)]))
+    plain, asked, marked = counts
+    assert asked == plain
+    assert marked == plain + 20
 
 
 # --- crashes --------------------------------------------------------------------------------------
