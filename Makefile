@@ -4,6 +4,7 @@
 BUILD     ?= build
 PREFIX    ?= /usr/local
 HELPERDIR ?= /sbin
+DROPIN    ?= false
 DESTDIR   ?=
 SEEDS     ?= 500
 JOBS      ?= 2
@@ -22,7 +23,7 @@ all: $(BUILD)/build.ninja
 
 $(BUILD)/build.ninja:
 	@command -v meson >/dev/null || { echo "meson is missing: run make deps as root" >&2; exit 1; }
-	@meson setup $(BUILD) --prefix=$(PREFIX) -Dhelperdir=$(HELPERDIR)
+	@meson setup $(BUILD) --prefix=$(PREFIX) -Dhelperdir=$(HELPERDIR) -Ddropin=$(DROPIN)
 
 ## install what the build and the tests need, with apt (as root)
 deps:
@@ -45,9 +46,10 @@ oracle: all
 demo:
 	@contrib/demo
 
-## into PREFIX (/usr/local), and what mount(8) runs into HELPERDIR (/sbin), below DESTDIR
+## into PREFIX (/usr/local) and HELPERDIR (/sbin) below DESTDIR; DROPIN=true: as fuse-overlayfs too
 install: $(BUILD)/build.ninja
-	@meson configure $(BUILD) -Dprefix=$(PREFIX) -Dhelperdir=$(HELPERDIR)
+	@ninja -C $(BUILD) build.ninja >/dev/null # knows of options that are new
+	@meson configure $(BUILD) -Dprefix=$(PREFIX) -Dhelperdir=$(HELPERDIR) -Ddropin=$(DROPIN)
 	@$(MAKE) --no-print-directory all
 	DESTDIR="$(DESTDIR)" meson install -C $(BUILD) --no-rebuild
 

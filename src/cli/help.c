@@ -19,6 +19,7 @@ const char cli_help_text[] =
 	"  plyfs convert --to=FORM UPPERDIR                       marks of fuse-overlayfs, and "
 	"back\n"
 	"  plyfs help [VERB]                                      this text, or a verb's\n"
+	"  plyfs help options [fuse-overlayfs]                    all options, one a line\n"
 	"  plyfs --version\n"
 	"\n"
 	"Example:\n"
@@ -28,7 +29,21 @@ const char cli_help_text[] =
 	"The same through mount(8) and fstab(5):\n"
 	"  mount -t fuse.plyfs plyfs /mnt -o lowerdir=/a:/b,upperdir=/up,workdir=/work\n"
 	"\n"
+	"Called as fuse-overlayfs it takes that program's place: see plyfs help fuse-overlayfs.\n"
+	"\n"
 	"See plyfs mount --help, plyfs(1) and mount.plyfs(8).\n";
+
+#define OWNERS_TEXT                                                                                \
+	"Owners, rights and attributes:\n"                                                         \
+	"  uidmapping=DISK:SHOWN:COUNT[:...] gidmapping=DISK:SHOWN:COUNT[:...]\n"                  \
+	"                          ids in the layers, and what they are in the mount\n"            \
+	"  squash_to_root squash_to_uid=ID squash_to_gid=ID\n"                                     \
+	"                          show everything as owned by one user or group\n"                \
+	"  xattr_permissions=0|1|2 keep owner, mode and type in xattrs (security., user.)\n"       \
+	"  noacl noxattrs          no ACLs; no xattrs\n"                                           \
+	"  static_nlink ino32_t    one link a directory; numbers of files in 32 bits\n"            \
+	"  context= fscontext= defcontext= rootcontext=\n"                                         \
+	"                          labels for SELinux\n"
 
 #define OPTIONS_TEXT                                                                               \
 	"Layers:\n"                                                                                \
@@ -58,7 +73,7 @@ const char cli_help_text[] =
 	"                          nothing ever\n"                                                 \
 	"  default_permissions override_creds nooverride_creds\n"                                  \
 	"                          accepted\n"                                                     \
-	"\n"                                                                                       \
+	"\n" OWNERS_TEXT "\n"                                                                      \
 	"The mount:\n"                                                                             \
 	"  allow_other             let other users in (default for root; noallow_other: do not)\n" \
 	"  allow_root              let root in besides the user who mounts\n"                      \
@@ -76,22 +91,15 @@ const char cli_help_text[] =
 	"  upperdir=DIR workdir=DIR\n"                                                             \
 	"                          the layer that takes all changes, and a directory on its\n"     \
 	"                          filesystem; without them the mount is read-only\n"              \
-	"\n"                                                                                       \
-	"Owners and rights:\n"                                                                     \
-	"  uidmapping=DISK:SHOWN:COUNT[:...] gidmapping=...\n"                                     \
-	"                          ids in the layers and what they are in the mount\n"             \
-	"  squash_to_root squash_to_uid=ID squash_to_gid=ID\n"                                     \
-	"                          show everything as owned by one user or group\n"                \
-	"  xattr_permissions=0|1|2 keep owner and mode in an xattr: 1 security., 2 user.\n"        \
-	"  noacl noxattrs          no ACLs, no xattrs\n"                                           \
-	"  static_nlink ino32_t    one link a directory; file numbers of 32 bits\n"                \
-	"\n"                                                                                       \
+	"\n" OWNERS_TEXT "\n"                                                                      \
 	"The mount:\n"                                                                             \
 	"  timeout=SECONDS         how long the kernel may cache names and attributes\n"           \
 	"  fsync=0|1 volatile      whether anything is synced\n"                                   \
-	"  allow_other allow_root ro suid dev exec noatime ... as in fuse-overlayfs\n"             \
-	"  redirect_dir= metacopy= index= nfs_export= userxattr xino= uuid= verity=\n"             \
-	"                          as for plyfs mount\n"
+	"  max_threads=NUMBER      how many threads serve at most\n"                               \
+	"  allow_other allow_root debug ro suid dev exec noatime ...\n"                            \
+	"                          as for plyfs mount, also lowerdir+= datadir+= userxattr\n"      \
+	"                          redirect_dir= metacopy= index= nfs_export= xino= uuid=\n"       \
+	"                          verity= fsname= subtype=\n"
 
 const char cli_mount_help_text[] =
 	"Usage: plyfs mount [-f] [-d] -o OPTIONS [SOURCE] MOUNTPOINT\n"

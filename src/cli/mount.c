@@ -388,10 +388,14 @@ static int serve(struct mounting *m)
 	bool root = geteuid() == 0;
 	char message[MESSAGE_MAX] = "out of memory";
 	autofree char *contexts = NULL;
+	autofree char *view = NULL;
 	int rc = options_contexts(o, &contexts);
 	struct server_hook hook = { NULL };
 	struct server *server = NULL;
 	struct ovl *ovl = NULL;
+
+	if (!rc)
+		rc = options_view(o, &view);
 
 	const struct ovl_config layers = {
 		.lower = (const char *const *)o->lower,
@@ -426,6 +430,7 @@ static int serve(struct mounting *m)
 		.ino32 = o->ino32,
 		.no_acl = o->no_acl,
 		.no_xattrs = o->no_xattrs,
+		.view = view,
 	};
 
 	if (!rc)

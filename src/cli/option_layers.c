@@ -12,15 +12,26 @@
 #include "cli/options_private.h"
 #include "util/base.h"
 
-/* "\X" becomes X, in place. A lone '\' at the end is -EINVAL. */
-int option_unescape(char *s)
+/* The byte that "\ooo" stands for in the library of FUSE; 0: @s does not begin with digits. */
+static char octal_byte(const char *s)
+{
+	if (s[0] < '0' || s[0] > '3' || s[1] < '0' || s[1] > '7' || s[2] < '0' || s[2] > '7')
+		return '\0';
+	return (char)((s[0] - '0') << 6 | (s[1] - '0') << 3 | (s[2] - '0'));
+}
+
+int option_unescape(char *s, bool octal)
 {
 	char *d = s;
 
 	for (; *s; s++) {
-		if (*s == '\\' && !*++s)
+		char byte = octal && *s == '\\' ? octal_byte(s + 1) : '\0';
+
+		if (byte)
+			s += 3;
+		else if (*s == '\\' && !*++s)
 			return -EINVAL;
-		*d++ = *s;
+		*d++ = byte ? byte : *s;
 	}
 	*d = '\0';
 	return 0;
@@ -138,7 +149,7 @@ static int read_lowerdir(struct option_reader *r, char *value)
 
 		if (!path)
 			return option_no_memory(r);
-		option_unescape(path); /* cannot fail: no '\' ends the list */
+		option_unescape(path, false); /* cannot fail: no '\' ends the list */
 		rc = append_layer(r, take_ptr(path), data);
 		if (rc < 0 || !*end)
 			return rc;
@@ -170,20 +181,12 @@ static size_t slashes_kept(enum spelling how, size_t n, char next)
 	}
 }
 
-/* The byte that "\ooo" stands for in the library of FUSE; 0: @s does not begin with digits. */
-static char octal(const char *s)
-{
-	if (s[0] < '0' || s[0] > '3' || s[1] < '0' || s[1] > '7' || s[2] < '0' || s[2] > '7')
-		return '\0';
-	return (char)((s[0] - '0') << 6 | (s[1] - '0') << 3 | (s[2] - '0'));
-}
-
 static void spell(char *out, const char *raw, enum spelling how)
 {
 	while (*raw) {
 		size_t n = strspn(raw, "\\");
 		size_t kept = n ? slashes_kept(how, n, raw[n]) : 0;
-		char byte = n % 2 && how != LITERALLY ? octal(raw + n) : '\0';
+		char byte = n % 2 && how != LITERALLY ? octal_byte(raw + n) : '\0';
 
 		raw += n;
 		memset(out, '\\', kept);

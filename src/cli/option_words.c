@@ -40,7 +40,7 @@ int option_read_string(struct option_reader *r, const struct option_word *w, cha
 
 	if (!value[0])
 		return option_fail(r, "%s= is empty", w->name);
-	if (option_unescape(value) < 0)
+	if (option_unescape(value, r->o->dialect == OPTIONS_OF_FUSE_OVERLAYFS) < 0)
 		return option_fail(r, "%s= ends in a lone '\\': a '\\' is written '\\\\'", w->name);
 	copy = strdup(value);
 	if (!copy)

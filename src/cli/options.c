@@ -221,6 +221,46 @@ int options_contexts(const struct options *o, char **out)
 	return 0;
 }
 
+static void put_map(FILE *f, const char *name, const struct id_map *m)
+{
+	for (size_t i = 0; i < m->count; i++) {
+		const struct id_range *r = &m->ranges[i];
+
+		fprintf(f, "%s%s%u:%u:%u", i ? "" : name, i ? ":" : "mapping=", r->disk, r->shown,
+			r->count);
+	}
+	if (m->count)
+		putc(',', f);
+	if (m->squash)
+		fprintf(f, "squash_to_%s=%u,", name, m->squash_to);
+}
+
+int options_view(const struct options *o, char **out)
+{
+	size_t size = 0;
+	FILE *f = open_memstream(out, &size);
+
+	if (!f)
+		return -ENOMEM;
+	put_map(f, "uid", &o->uids);
+	put_map(f, "gid", &o->gids);
+	if (o->compat.override)
+		fprintf(f, "xattr_permissions=%d,", (int)o->compat.override);
+	fputs(o->static_nlink ? "static_nlink," : "", f);
+	fputs(o->ino32 ? "ino32_t," : "", f);
+	fputs(o->no_acl ? "noacl," : "", f);
+	fputs(o->no_xattrs ? "noxattrs," : "", f);
+	if (ferror(f) | fclose(f)) {
+		free(take_ptr(*out));
+		return -ENOMEM;
+	}
+	if (size)
+		(*out)[size - 1] = '\0'; /* the last comma */
+	else
+		free(take_ptr(*out));
+	return 0;
+}
+
 static void list_word(const struct option_word *w, bool with_value, FILE *out)
 {
 	fputs(w->name, out);

@@ -82,6 +82,12 @@ void options_free(struct options *o);
 int options_contexts(const struct options *o, char **out);
 
 /*
+ * The words of identities and attributes that are in effect, separated by commas, which the caller
+ * frees; NULL: none is. -ENOMEM
+ */
+int options_view(const struct options *o, char **out);
+
+/*
  * Prints each word of the dialect in a line, with the values that it takes ("word=a|b"), and after
  * a tab "no effect" where that is so.
  */

@@ -50,8 +50,8 @@ int option_read_datadir_add(struct option_reader *r, const struct option_word *w
 int option_read_directory(struct option_reader *r, const struct option_word *w, char *value);
 void option_free_lower(struct options *o);
 
-/* "\X" becomes X, in place. A lone '\' at the end is -EINVAL. */
-int option_unescape(char *s);
+/* "\X" becomes X, and with @octal "\ooo" a byte, in place. A lone '\' at the end is -EINVAL. */
+int option_unescape(char *s, bool octal);
 /* A string that must not be empty, unescaped into the field at @w->offset. */
 int option_read_string(struct option_reader *r, const struct option_word *w, char *value);
 

@@ -87,6 +87,8 @@ void process_prepare_to_serve(void)
 	/* EPIPE and EFBIG are errors of one request. */
 	signal(SIGPIPE, SIG_IGN);
 	signal(SIGXFSZ, SIG_IGN);
+	/* Has a session report; from one that is not there yet nothing is wanted. */
+	signal(SIGUSR1, SIG_IGN);
 
 	raise_limit(RLIMIT_NOFILE, 0);
 	raise_limit(RLIMIT_FSIZE, RLIM_INFINITY);

@@ -73,6 +73,9 @@ static void helper_options(const struct fuse_mount_config *config, char *out, si
 {
 	snprintf(out, size, "%s", (config->flags & MS_RDONLY) ? "ro" : "rw");
 	for (size_t i = 0; i < ARRAY_SIZE(flag_words); i++) {
+		/* fusermount3 does not know "nodiratime", which "noatime" implies. */
+		if ((config->flags & MS_NOATIME) && flag_words[i].flag == MS_NODIRATIME)
+			continue;
 		if (config->flags & flag_words[i].flag)
 			append(out, size, flag_words[i].word);
 	}

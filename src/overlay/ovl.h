@@ -115,8 +115,8 @@ struct ovl_compat {
 	bool no_device_whiteouts; /* not even where it could */
 	enum ovl_override override;
 	/*
-	 * Volatile leaves no mark in workdir that keeps a later mount from upper: who asked for it
-	 * knows himself which uppers a crash has spoilt.
+	 * Volatile leaves no mark in workdir that keeps a later mount from upper, and heeds none:
+	 * who asks for it knows himself which uppers a crash has spoilt.
 	 */
 	bool unmarked_volatile;
 };

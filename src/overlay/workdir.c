@@ -55,15 +55,17 @@ void work_remove(struct ovl *o, const char *name)
 	remove_tree(layer_fd(o->work), name, 1);
 }
 
-/* Whether work/incompat holds anything; its first name is stored. */
-static bool find_incompat(int work_fd, char name[NAME_MAX + 1])
+/* Whether work/incompat holds anything that this mount heeds; its first name is stored. */
+static bool find_incompat(const struct ovl *o, int work_fd, char name[NAME_MAX + 1])
 {
 	autodir DIR *dir = NULL;
 	struct dirent *d;
 
 	if (at_opendir(work_fd, "incompat", &dir) < 0)
 		return false;
-	d = at_readdir(dir);
+	do {
+		d = at_readdir(dir);
+	} while (d && o->compat.unmarked_volatile && !strcmp(d->d_name, "volatile"));
 	if (d)
 		snprintf(name, NAME_MAX + 1, "%s", d->d_name);
 	return d;
@@ -139,7 +141,7 @@ int workdir_prepare(struct ovl *o, struct layer_ref *workdir, const char *path, 
 	fd = layer_fd(o->work);
 	err = at_chmod(fd, "", 0700);
 	if (err == 0 && !made) {
-		if (find_incompat(fd, name)) {
+		if (find_incompat(o, fd, name)) {
 			snprintf(
 				message, size,
 				"workdir %s was used with the incompatible feature '%s': upper may "

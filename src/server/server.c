@@ -108,6 +108,7 @@ int server_mount(const struct server_config *config, struct ovl *o, struct serve
 	s->allow_other = config->allow_other;
 	s->allow_root = config->allow_root && !config->allow_other;
 	s->owner = getuid();
+	s->view = config->view;
 	server_set_timeout(s, config->timeout);
 	server_dirs_init(&s->dirs);
 	fuse_session_block_signals(&signals);

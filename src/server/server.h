@@ -49,6 +49,8 @@ struct server_config {
 	bool ino32;        /* numbers of inodes fit 32 bits */
 	bool no_acl;       /* ACLs are neither checked nor shown */
 	bool no_xattrs;    /* there are no xattrs */
+	/* The last seven in words of -o, for plyfs status; borrowed like the maps. NULL: none. */
+	const char *view;
 
 	/* For tests. FUSE_* flags of INIT that are not asked for even if the kernel has them. */
 	uint64_t forbid_flags;

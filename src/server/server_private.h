@@ -35,7 +35,8 @@ struct server {
 	bool coherent;
 	bool allow_other;
 	bool allow_root;
-	uid_t owner; /* who mounted */
+	const char *view; /* words of -o, or NULL */
+	uid_t owner;      /* who mounted */
 };
 
 /* ops.c */

@@ -60,6 +60,17 @@ static bool is_known(const struct server *s, const struct fuse_request *req)
 	return req->in->uid == 0 || req->in->uid == s->owner;
 }
 
+/* What the engine does not know of: at the end of "options=", its last line, and a line each. */
+static void put_view(const char *view, FILE *out)
+{
+	fseek(out, -1, SEEK_CUR);
+	fprintf(out, ",%s\n", view);
+	for (size_t len; *view; view += len + (view[len] == ',')) {
+		len = strcspn(view, ",");
+		fprintf(out, "%.*s%s\n", (int)len, view, memchr(view, '=', len) ? "" : "=on");
+	}
+}
+
 /* The text, with malloc(). */
 static int make_text(const struct server *s, char **text, size_t *size)
 {
@@ -69,6 +80,8 @@ static int make_text(const struct server *s, char **text, size_t *size)
 	if (!out)
 		return -ENOMEM;
 	err = ovl_describe(s->o, out);
+	if (!err && s->view)
+		put_view(s->view, out);
 	fprintf(out, "allow_other=%s\nallow_root=%s\n", s->allow_other ? "on" : "off",
 		s->allow_root ? "on" : "off");
 	if (fclose(out) != 0 && !err)

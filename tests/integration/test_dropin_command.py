@@ -3,7 +3,9 @@
 
 import errno
 import os
+import signal
 import subprocess
+from pathlib import Path
 
 import plyfs_testlib as lib
 import pytest
@@ -60,7 +62,7 @@ class Dropin:
     def adopt(before):
         def find():
             new = [p for p in lib.children() if p not in before]
-            return [p for p in new if lib.process_name(p).startswith(("fuse-overlayfs", "mount."))]
+            return [p for p in new if lib.process_name(p).startswith(("fuse-", "mount.", "plyfs"))]
 
         pids = lib.wait_for(find, 5, "a daemon")
         assert len(pids) == 1, f"more than one daemon: {pids}"
@@ -196,3 +198,350 @@ def test_missing_things(dropin):
     dropin.refuses("-o", f"lowerdir={dropin.base}/none", point, says="does not exist")
     dropin.refuses("-o", layers, dropin.base / "none", says="does not exist")
     dropin.refuses(point, "-o", says="-o needs an argument")
+
+
+def test_without_the_fuse_device_the_message_says_what_to_do(dropin):
+    def without():
+        lib.unshare(lib.CLONE_NEWNS)
+        lib.sys_mount("none", "/", "", lib.MS_REC | lib.MS_PRIVATE)
+        lib.sys_mount("/dev/null", "/dev/fuse", "", lib.MS_BIND)
+        dropin.refuses("-o", dropin.layers, dropin.point, says="mknod /dev/fuse c 10 229")
+
+    if ROOT:
+        lib.in_child(without)
+
+
+# --- paths ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "written"),
+    [
+        ("a:b", "a\\:b"),  # buildah
+        ("a:b", "a\\\\:b"),  # who knows that fuse-overlayfs 1 reads '\' twice
+        ("a:b", "a\\072b"),
+        ("a,b", "a\\,b"),
+        ("a,b", "a\\054b"),
+        ("run-x\\x2dy", "run-x\\x2dy"),  # systemd's names, as engines give them
+        ("run-x\\x2dy", "run-x\\\\x2dy"),
+        ("a b\"c'", "a b\"c'"),
+        ("é\nx", "é\nx"),
+    ],
+)
+def test_special_characters_in_paths(dropin, name, written):
+    for kind in ("low", "up", "work"):
+        mkdir(dropin.base / f"{kind}{name}")
+    write(dropin.base / f"low{name}" / "special", "low")
+    dropin.mount(
+        "-o",
+        f"lowerdir={dropin.base}/low{written}:{dropin.lower},"
+        f"upperdir={dropin.base}/up{written},workdir={dropin.base}/work{written}",
+        dropin.point,
+    )
+    assert names(dropin.point) == ["f", "special"]
+    write(dropin.point / "g", "new")
+    assert names(dropin.base / f"up{name}") == ["g"]
+
+
+def test_empty_parts_and_no_data_only_layers(dropin):
+    other = mkdir(dropin.base / "other")
+    write(other / "g", "other")
+    dropin.mount("-o", f"lowerdir=:{other}::{dropin.lower}:", dropin.point)
+    assert names(dropin.point) == ["f", "g"]
+
+
+def test_relative_paths_are_the_callers(dropin):
+    before = set(lib.children())
+    done = dropin.call("-o", "lowerdir=lower,upperdir=upper,workdir=work", "point", cwd=dropin.base)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    mounted = lib.Mount(dropin.point, "plyfs")
+    mounted.daemon = dropin.adopt(before)
+    dropin.mounts.append(mounted)
+    assert read(dropin.point / "f") == b"low"
+
+
+def test_plugins_are_an_error_and_no_wrong_tree(dropin):
+    dropin.refuses("-o", f"lowerdir=//zip/x{dropin.lower}", dropin.point, says="the plugin 'zip'")
+
+
+@pytest.mark.slow
+def test_500_layers(dropin):
+    layers = [mkdir(dropin.base / "layers" / f"a-rather-long-name-{n}") for n in range(500)]
+    write(layers[499] / "last", "last")
+    text = ":".join(map(str, layers))
+    assert len(text) > 10240
+    dropin.mount("-o", f"{dropin.layers},lowerdir={text}", dropin.point)
+    assert read(dropin.point / "last") == b"last"
+    dropin.umount()
+    dropin.refuses("-o", f"lowerdir={text}:{dropin.lower}", dropin.point, says="501 layers")
+
+
+# --- options --------------------------------------------------------------------------------------
+
+
+def test_later_words_win(dropin):
+    other = mkdir(dropin.base / "other")
+    words = dropin.mount(
+        "-o",
+        f"ro,lowerdir={other},nodev,{dropin.layers},rw,dev,timeout=1",
+        "-o",
+        "timeout=0",
+        dropin.point,
+    )[4].split(",")
+    assert "rw" in words and ("nodev" not in words or lib.settings.level != "root")
+    assert names(dropin.point) == ["f"]
+
+
+def test_all_of_the_incumbents_options_in_silence(dropin):
+    dropin.mount(
+        "-o",
+        f"{dropin.layers},uidmapping=:0:0:65536,gidmapping=0:0:1:1:1:9,timeout=3.5,threaded=1,"
+        "fsync=1,volatile,writeback=1,noxattrs=0,fast_ino=1,fast_ino_check=1,xattr_permissions=0,"
+        "static_nlink,noacl,plugins=,xino=auto,ino32_t,default_permissions,suid,dev,exec,noatime,"
+        "nodiratime,splice_write,splice_read,splice_move,kernel_cache,max_write=65536,clone_fd,"
+        "max_idle_threads=2,max_threads=3,auto_unmount,redirect_dir=off",
+        dropin.point,
+    )
+    assert read(dropin.point / "f") == b"low"
+
+
+def test_volatile_lets_the_upper_be_mounted_again(dropin):
+    """podman: a container that is kept, and the same without volatile; then the kernel's driver."""
+    for i, words in enumerate(("volatile", ",volatile", "fsync=0", "")):
+        dropin.mount("-o", f"{dropin.layers},{words}", dropin.point)
+        fd = os.open(dropin.point / f"new{i}", os.O_WRONLY | os.O_CREAT)
+        os.fsync(fd)
+        os.close(fd)
+        dropin.umount()
+        assert not (dropin.work / "work" / "incompat").exists()
+    assert names(dropin.upper) == ["new0", "new1", "new2", "new3"]
+    if lib.settings.level == "root":
+        options = lib.layer_options([dropin.lower], dropin.upper, dropin.work)
+        lib.sys_mount("overlay", dropin.point, "overlay", 0, options)
+        assert names(dropin.point) == ["f", "new0", "new1", "new2", "new3"]
+        lib.sys_umount(dropin.point)
+
+
+@pytest.mark.root("mounts with the kernel's overlayfs")
+def test_a_mark_of_the_kernels_volatile_is_not_heeded(dropin):
+    """Of an engine that had the kernel's driver before; what it does not know is, as ever."""
+    options = lib.layer_options([dropin.lower], dropin.upper, dropin.work, "volatile")
+    lib.sys_mount("overlay", dropin.point, "overlay", 0, options)
+    lib.sys_umount(dropin.point)
+    mark = dropin.work / "work" / "incompat" / "volatile"
+    assert mark.exists()
+    dropin.mount("-o", dropin.layers, dropin.point)
+    assert not mark.parent.exists()
+    dropin.umount()
+    mkdir(mark.with_name("later"))
+    dropin.refuses("-o", dropin.layers, dropin.point, says="incompatible feature 'later'")
+
+
+def test_max_threads(dropin):
+    dropin.mount("-o", f"{dropin.layers},max_threads=2", dropin.point)
+    script = "for n in $(seq 50); do echo x >$1/$2-$n; done"
+    several = [
+        subprocess.Popen(["sh", "-c", script, "sh", dropin.point, str(i)]) for i in range(4)
+    ]
+    assert [p.wait(30) for p in several] == [0] * 4
+    assert len(names(dropin.upper)) == 200
+    # the two that serve, the one that waits for signals and the watchdog
+    assert dropin.mounts[0].daemon.threads() <= 4
+
+
+# --- the server -----------------------------------------------------------------------------------
+
+
+def in_front(dropin, *args, before=()):
+    env = {**os.environ, **lib.settings.sanitizer_env}
+    if before:  # leaks cannot be looked for by who is traced
+        env["ASAN_OPTIONS"] = env.get("ASAN_OPTIONS", "") + ":detect_leaks=0"
+    return subprocess.Popen(
+        [*before, dropin.program, *map(os.fspath, args)],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=env,
+    )
+
+
+@pytest.mark.parametrize("words", [["-f"], ["-d"], ["--debug"], ["-o", "debug"]])
+def test_in_front(dropin, words):
+    """apptainer: -f, waits for the mount, later SIGTERM."""
+    with in_front(dropin, *words, "-o", dropin.layers, dropin.point) as server:
+        lib.wait_for(lambda: find_mount(dropin.point), 10, "the mount")
+        assert read(dropin.point / "f") == b"low"
+        server.send_signal(signal.SIGTERM)
+        out, err = server.communicate(timeout=20)
+    assert (server.returncode, out) == (0, b"")
+    assert (b"LOOKUP" in err) == (words != ["-f"])
+    assert not find_mount(dropin.point)
+
+
+def test_a_signal_asks_for_numbers(dropin):
+    log = dropin.base / "log"
+    dropin.mount(
+        "-o", dropin.layers, dropin.point, env={"FUSE_OVERLAYFS_DEBUG_LOG": os.fspath(log)}
+    )
+    assert read(dropin.point / "f") == b"low"
+    daemon = dropin.mounts[0].daemon
+    daemon.kill(signal.SIGUSR1)
+    lib.wait_for(lambda: b"1 copied up" in read(log) or b"0 copied up" in read(log), 10, "a line")
+    assert b"LOOKUP" in read(log)
+    assert daemon.alive()
+    assert read(dropin.point / "f") == b"low"
+    lines = [line for line in read(log).decode().splitlines() if "copied up" in line]
+    assert lines == [
+        f"plyfs: {dropin.point}: 2 inodes and 1 names known, {lines[0].split(', ')[1]}, 0 copied up"
+    ]
+
+
+def test_a_log_that_cannot_be_opened_keeps_nobody_from_mounting(dropin):
+    dropin.mount(
+        "-o",
+        dropin.layers,
+        dropin.point,
+        env={"FUSE_OVERLAYFS_DEBUG_LOG": "/dev/null/none"},
+        says="plyfs: warning: FUSE_OVERLAYFS_DEBUG_LOG=/dev/null/none: Not a directory\n",
+    )
+
+
+# --- mount(8) and mount.fuse3 ---------------------------------------------------------------------
+
+
+@pytest.mark.privileged("mount(8) is for root")
+def test_containerds_form(dropin):
+    words = dropin.mount(
+        *("overlay", dropin.point, "-o", f"workdir={dropin.work}"),
+        *("-o", f"upperdir={dropin.upper}", "-o", f"lowerdir={dropin.lower}"),
+        *("-t", "fuse-overlayfs"),
+        program="mount.fuse3",
+        env={"PATH": f"{dropin.program.parent}:{os.environ['PATH']}"},
+    )
+    assert words[1:3] == ("fuse.fuse-overlayfs", "fuse-overlayfs")
+    assert "nodev" not in words[4].split(",") or lib.settings.level != "root"
+
+
+@pytest.mark.privileged("mount(8) is for root")
+@pytest.mark.parametrize("kind", ["fuse-overlayfs", "fuse.fuse-overlayfs", "fuse3.fuse-overlayfs"])
+def test_as_a_helper_of_mount(dropin, kind):
+    """As mount(8) calls it, with the flags that mount.fuse3 would have given."""
+    helper = dropin.program.with_name(f"mount.{kind}")
+    helper.symlink_to(lib.settings.plyfs)
+    entry = dropin.mount(
+        *("overlay", dropin.point, "-o", f"rw,{dropin.layers},bogus", "-t", kind),
+        program=helper,
+        says="unknown argument ignored: bogus\n",
+    )
+    assert entry[1:3] == ("fuse.fuse-overlayfs", "fuse-overlayfs")
+    words = entry[4].split(",")
+    assert "noatime" in words and ("nodev" not in words or lib.settings.level != "root")
+    dropin.umount()
+    done = dropin.call("overlay", dropin.point, "-o", "lowerdir=/none/such", program=helper)
+    assert done.returncode == 32
+
+
+@pytest.mark.root("puts it in the place of what is installed")
+def test_mount_and_remount_through_mount(dropin):
+    installed = "/usr/bin/fuse-overlayfs"
+    assert os.path.exists(installed), "not installed, and mount(8) looks nowhere else"
+    lib.sys_mount(lib.settings.plyfs, installed, "", lib.MS_BIND)
+    try:
+        dropin.mount(
+            *("-t", "fuse.fuse-overlayfs", "overlay", dropin.point),
+            *("-o", f"noatime,{dropin.layers}"),
+            program="mount",
+        )
+        for words in ("remount,ro", "remount,rw,nosuid"):
+            done = dropin.call("-o", words, dropin.point, program="mount")
+            assert (done.returncode, done.stderr) == (0, "")
+            shown = find_mount(dropin.point)[4].split(",")
+            assert set(words.split(",")[1:]) <= set(shown)
+            assert "nodev" not in shown and "noatime" in shown
+    finally:
+        while dropin.mounts:  # their server runs from there
+            dropin.umount()
+        lib.sys_umount(installed)
+
+
+# --- what else sees the options -------------------------------------------------------------------
+
+@pytest.mark.root("trusted xattrs")
+@pytest.mark.parametrize(
+    "words",
+    [
+        "redirect_dir=on",
+        "redirect_dir=nofollow",
+        "metacopy=on",
+        "index=on",
+        "nfs_export=on",
+        "uuid=null",
+        "verity=on",
+        "xino=auto",
+        "fsync=strict",
+        "fsync=volatile",
+    ],
+)
+def test_the_kernels_words_have_their_effect(dropin, words):
+    dropin.mount("-o", f"{dropin.layers},{words}", dropin.point)
+    seen = lib.run_plyfs("status", dropin.point).stdout.splitlines()
+    assert words in seen
+    dropin.umount()
+    dropin.mount("-o", dropin.layers.replace("lowerdir=", "lowerdir+="), dropin.point)
+    assert words not in lib.run_plyfs("status", dropin.point).stdout.splitlines()
+    assert read(dropin.point / "f") == b"low"
+
+
+VIEW = (
+    "uidmapping=0:1:2:5:6:7,gidmapping=0:0:1,squash_to_gid=3,static_nlink,ino32_t,noacl,noxattrs"
+)
+
+
+@pytest.mark.parametrize("name", ["fuse-overlayfs", "plyfs"])
+def test_status_tells_how_identities_are_shown(dropin, name):
+    """What -o of status says gives the same mount."""
+    if name == "plyfs":
+        dropin.program = dropin.program.with_name("plyfs")
+        dropin.program.symlink_to(lib.settings.plyfs)
+    dropin.mount("-o", f"{dropin.layers},{VIEW}", dropin.point)
+    seen = [lib.run_plyfs("status", *flags, dropin.point).stdout for flags in ([], ["-o"])]
+    assert seen[1].endswith(f",{VIEW}\n")
+    for word in VIEW.split(","):
+        assert (word if "=" in word else word + "=on") in seen[0].splitlines()
+    dropin.umount()
+    dropin.mount("-o", seen[1].strip(), dropin.point)
+    again = [lib.run_plyfs("status", *flags, dropin.point).stdout for flags in ([], ["-o"])]
+    assert again == seen
+
+
+@pytest.mark.root("puts a file in the place of one of the kernel's")
+def test_contexts_go_to_the_kernel_where_there_is_selinux(dropin):
+    """And where it refuses them, as a kernel does that only seems to have it, they are left out."""
+    filesystems = Path("/proc/filesystems")
+    if "selinuxfs" in filesystems.read_text():
+        pytest.skip("there is SELinux: what it says to the label is its business")
+    copy = dropin.base / "filesystems"
+    copy.write_text(filesystems.read_text() + "nodev\tselinuxfs\n")
+    trace = dropin.base / "trace"
+    words = 'context="u:o:t:s0:c1,c2",rootcontext=u:r:t:s0'
+
+    def mounts(number):
+        said = trace.with_suffix(f".{number}")
+        strace = ["strace", "-f", "-qq", "-s", "999", "-e", "trace=mount", "-o", said]
+        with in_front(
+            dropin, "-f", "-o", f"{words},{dropin.layers}", dropin.point, before=strace
+        ) as server:
+            lib.wait_for(lambda: find_mount(dropin.point), 10, "the mount")
+            assert read(dropin.point / "f") == b"low"
+            lib.sys_umount(dropin.point)
+            assert server.communicate(timeout=20) == (b"", b"")
+        return [line for line in read(said).decode().splitlines() if "user_id=" in line]
+
+    assert not any("context" in line for line in mounts(1))
+    lib.sys_mount(copy, filesystems, "", lib.MS_BIND)
+    try:
+        first, second = mounts(2)
+    finally:
+        lib.sys_umount(filesystems)
+    assert 'context=\\"u:o:t:s0:c1,c2\\",rootcontext=\\"u:r:t:s0\\"' in first and "EINVAL" in first
+    assert "context" not in second and second.endswith("= 0")

@@ -224,6 +224,8 @@ static void test_colons_and_commas(void **state)
 	add(s, "upperdir=/no/a:b\\,c\\:d\\054,workdir=/no/w\\\\x");
 	assert_string_equal(s->o.upper, "/no/a:b,c:d,");
 	assert_string_equal(s->o.work, "/no/w\\x");
+	add(s, "fsname=a\\040b\\x");
+	assert_string_equal(s->o.source, "a bx");
 	add(s, "upperdir=/no/\\");
 	assert_string_equal(s->o.upper, "/no/");
 }
