@@ -407,6 +407,7 @@ static int serve(struct mounting *m)
 		.features = o->features,
 		.given = o->given,
 		.compat = o->compat,
+		.disk_ids = o->uids.count || o->gids.count,
 		.xattr_prefix = o->features.userxattr ? OVL_XATTR_USER : OVL_XATTR_AUTO,
 		.attr_changed = server_attr_changed,
 		.ctx = &hook,

@@ -9,14 +9,8 @@
 #include "fsck/private.h"
 #include "overlay/format_override.h"
 
-#define WH_PREFIX     ".wh."
-#define WH_PREFIX_LEN (sizeof(WH_PREFIX) - 1)
-#define WH_OPAQUE     ".wh..wh..opq"
-/* A device that fuse-overlayfs makes beside WH_OPAQUE; it means nothing by itself. */
-#define WH_OPAQUE_DEVICE ".wh..opq"
-
 static const char *const opaque_xattrs[] = {
-	"user.fuseoverlayfs.opaque",
+	FMT_FUSE_OPAQUE_XATTR,
 	FMT_PREFIX_USER "opaque",
 };
 
@@ -100,7 +94,7 @@ static int keep_times(const struct object *o,
 
 static bool is_wh_name(const char *name)
 {
-	return !strncmp(name, WH_PREFIX, WH_PREFIX_LEN) && name[WH_PREFIX_LEN];
+	return fmt_is_wh_name(name) && name[FMT_WH_PREFIX_LEN];
 }
 
 /* --- to the kernel's form -----------------------------------------------------------------------
@@ -113,7 +107,7 @@ static int unlink_mark(struct converting *c, const struct object *o)
 
 static int make_device(struct converting *c, const struct object *o)
 {
-	int err = whiteout_put(&c->f, o->dirfd, o->name + WH_PREFIX_LEN, false);
+	int err = whiteout_put(&c->f, o->dirfd, o->name + FMT_WH_PREFIX_LEN, false);
 
 	return err < 0 && err != -EEXIST ? err : unlink_mark(c, o);
 }
@@ -124,14 +118,14 @@ static int hide_below(struct converting *c, const struct object *o, const struct
 	int err = 0;
 
 	if (S_ISDIR(st->stx_mode))
-		err = at_setxattr(o->dirfd, o->name + WH_PREFIX_LEN, mark_name(&c->f, FMT_OPAQUE),
-				  "y", 1, 0);
+		err = at_setxattr(o->dirfd, o->name + FMT_WH_PREFIX_LEN,
+				  mark_name(&c->f, FMT_OPAQUE), "y", 1, 0);
 	return err < 0 ? err : keep_times(o, unlink_mark, c);
 }
 
 static void whiteout_to_kernel(struct converting *c, const struct object *o)
 {
-	const char *name = o->name + WH_PREFIX_LEN;
+	const char *name = o->name + FMT_WH_PREFIX_LEN;
 	struct statx st;
 	int err = at_statx(o->dirfd, name, &st);
 	bool there = err == 0 && !fmt_is_whiteout(&st);
@@ -154,16 +148,16 @@ static bool is_opaque_file(int dirfd)
 {
 	struct statx st;
 
-	return at_statx(dirfd, WH_OPAQUE, &st) == 0;
+	return at_statx(dirfd, FMT_WH_OPAQUE, &st) == 0;
 }
 
 static int remove_opaque_files(struct converting *c, const struct object *o)
 {
-	int err = at_unlink(o->dirfd, WH_OPAQUE, 0);
+	int err = at_unlink(o->dirfd, FMT_WH_OPAQUE, 0);
 	struct statx st;
 
-	if (at_statx(o->dirfd, WH_OPAQUE_DEVICE, &st) == 0 && fmt_is_whiteout(&st))
-		at_unlink(o->dirfd, WH_OPAQUE_DEVICE, 0);
+	if (at_statx(o->dirfd, FMT_WH_OPAQUE_DEVICE, &st) == 0 && fmt_is_whiteout(&st))
+		at_unlink(o->dirfd, FMT_WH_OPAQUE_DEVICE, 0);
 	return err == -ENOENT ? 0 : err;
 }
 
@@ -236,9 +230,9 @@ static int to_kernel(struct fsck *f, struct level *dir, struct object *o, struct
 {
 	struct converting *c = converting_of(f);
 
-	if (!strcmp(o->name, WH_OPAQUE)) /* by the directory, which is done when it is left */
+	if (!strcmp(o->name, FMT_WH_OPAQUE)) /* by the directory, which is done when it is left */
 		return child != NULL;
-	if (!strcmp(o->name, WH_OPAQUE_DEVICE) && fmt_is_whiteout(&o->st) &&
+	if (!strcmp(o->name, FMT_WH_OPAQUE_DEVICE) && fmt_is_whiteout(&o->st) &&
 	    is_opaque_file(o->dirfd))
 		return 0;
 	if (is_wh_name(o->name)) {
@@ -274,14 +268,14 @@ static int make_wh_name(struct converting *c, const struct object *o)
 	char name[NAME_MAX + 1];
 	int err;
 
-	snprintf(name, sizeof(name), WH_PREFIX "%s", o->name);
+	snprintf(name, sizeof(name), FMT_WH_PREFIX "%s", o->name);
 	err = make_wh_file(o->dirfd, name);
 	return err < 0 ? err : unlink_mark(c, o);
 }
 
 static void whiteout_to_fuse(struct converting *c, const struct object *o)
 {
-	if (strlen(o->name) + WH_PREFIX_LEN > NAME_MAX)
+	if (strlen(o->name) + FMT_WH_PREFIX_LEN > NAME_MAX)
 		tell(c, CONVERT_TOO_LONG, o->path, true, 0);
 	else
 		tell(c, CONVERT_WHITEOUT, o->path, false,
@@ -290,7 +284,7 @@ static void whiteout_to_fuse(struct converting *c, const struct object *o)
 
 static int make_opaque_file(struct converting *c, const struct object *o)
 {
-	return make_wh_file(o->dirfd, WH_OPAQUE);
+	return make_wh_file(o->dirfd, FMT_WH_OPAQUE);
 }
 
 static enum fmt_opaque opaque_of(struct fsck *f, const struct object *o)

@@ -165,11 +165,11 @@ static int open_checked(struct fsck *f)
 	int err;
 
 	if (!f->has_upper) {
-		err = layer_dir_open(c->lower[0], 0, NULL, &f->upper);
+		err = layer_dir_open(c->lower[0], 0, NULL, false, &f->upper);
 		return err < 0 ? fail(f, err, "lowerdir %s %s", c->lower[0], reason(err)) : 0;
 	}
 	if (!c->work) {
-		err = layer_dir_open(c->upper, 0, NULL, &f->upper);
+		err = layer_dir_open(c->upper, 0, NULL, false, &f->upper);
 		/* A lower layer would be a read-only clone. */
 		if (err == 0) {
 			layer_close(&f->upper);
@@ -224,7 +224,8 @@ static int open_below(struct fsck *f)
 		return err;
 	f->userxattr = ovl_get_features(f->below)->userxattr;
 	for (size_t n = 0; n < config.lower_count && err == 0; n++) {
-		err = layer_dir_open(config.lower[n], (unsigned int)(n + 1), NULL, &f->lowers[n]);
+		err = layer_dir_open(config.lower[n], (unsigned int)(n + 1), NULL, false,
+				     &f->lowers[n]);
 		if (err < 0)
 			return fail(f, err, "lowerdir %s %s", config.lower[n], reason(err));
 		if (f->lowers[n].dev == f->upper.dev && f->lowers[n].root_ino == f->upper.root_ino)

@@ -77,12 +77,11 @@ int protattr_check(struct ovl_inode *i, bool append_ok)
 	return (i->protattr & FS_APPEND_FL) && !append_ok ? -EPERM : 0;
 }
 
-mode_t mode_without_suidgid(const struct ovl_caller *caller, const struct statx *st, bool fsetid)
+mode_t mode_without_suidgid(const struct ovl_caller *caller, const struct statx *st)
 {
 	mode_t mode = st->stx_mode & ~(mode_t)S_ISUID;
 
-	if ((mode & S_ISGID) &&
-	    ((mode & S_IXGRP) || (!fsetid && !caller_in_group(caller, st->stx_gid))))
+	if ((mode & S_ISGID) && ((mode & S_IXGRP) || !caller_keeps_sgid(caller, st)))
 		mode &= ~(mode_t)S_ISGID;
 	return mode;
 }
@@ -95,7 +94,7 @@ static int drop_from_mode(struct ovl *o, const struct ovl_caller *caller, int fd
 
 	if (err < 0)
 		return err;
-	mode = mode_without_suidgid(caller, &st, false);
+	mode = mode_without_suidgid(caller, &st);
 	*dropped = mode != st.stx_mode;
 	return *dropped ? object_chmod(o, fd, "", mode) : 0;
 }
@@ -143,9 +142,9 @@ static int set_owner(const struct ovl_caller *caller, const struct ovl_setattr *
 	if (err == 0)
 		err = at_chown(fd, name, set->valid & OVL_SET_UID ? set->uid : (uid_t)-1,
 			       set->valid & OVL_SET_GID ? set->gid : (gid_t)-1);
-	if (err < 0 || caller->uid == 0 || S_ISDIR(st.stx_mode) || S_ISLNK(st.stx_mode))
+	if (err < 0 || S_ISDIR(st.stx_mode) || S_ISLNK(st.stx_mode))
 		return err;
-	if ((st.stx_mode & (S_ISGID | S_IXGRP)) != S_ISGID || caller_in_group(caller, st.stx_gid))
+	if ((st.stx_mode & (S_ISGID | S_IXGRP)) != S_ISGID || caller_keeps_sgid(caller, &st))
 		return 0;
 	return at_chmod(fd, name, st.stx_mode & 07777 & ~(mode_t)(S_ISUID | S_ISGID));
 }
@@ -208,8 +207,9 @@ static int setattr_allowed(struct ovl_inode *i, const struct ovl_setattr *set)
 }
 
 /*
- * Set-id bits go, by chown(2) to nobody else, or before a write. chown(2) of the real object does
- * what that means, and drops capabilities.
+ * Set-id bits go, by chown(2) to nobody else, or before a write; which of them it is FUSE does not
+ * say, and the writes of some drop nothing. chown(2) of the real object does what that means, and
+ * drops capabilities.
  */
 static int kill_priv(struct ovl *o, const struct ovl_caller *caller, struct ovl_inode *i,
 		     struct statx *out)
@@ -218,7 +218,8 @@ static int kill_priv(struct ovl *o, const struct ovl_caller *caller, struct ovl_
 	struct reach r;
 	int err = attr_get(o, i, out);
 
-	if (err < 0 || i->dir || !(out->stx_mode & (S_ISUID | S_ISGID)))
+	if (err < 0 || i->dir || !(out->stx_mode & (S_ISUID | S_ISGID)) ||
+	    caller_keeps_setid(caller))
 		return err;
 	err = copy_up(o, caller, i, COPY_META);
 	if (err == 0)

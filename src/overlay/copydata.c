@@ -173,8 +173,7 @@ int copy_xattrs(struct ovl *o, struct layer_ref *from, const char *from_name, in
 		int err;
 
 		/* Private ones say something about their layer; escaped ones are a user's. */
-		if (fmt_xattr_unescape(o->userxattr, p, shown, sizeof(shown)) < 0 ||
-		    override_hides(o, p))
+		if (xattr_to_shown(o, p, shown, sizeof(shown)) < 0)
 			continue;
 		/* The label of what is really there is another object's. */
 		if (!strcmp(p, "security.selinux") && override_in_upper(o))

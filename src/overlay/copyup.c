@@ -19,6 +19,7 @@
 
 #include "overlay/index.h"
 #include "overlay/override.h"
+#include "overlay/whfile.h"
 #include "util/at.h"
 #include "util/log.h"
 
@@ -215,19 +216,8 @@ static int copy_metadata(struct copyup *c)
 /* A name in upper without replacing anything. */
 static int publish_name(struct copyup *c)
 {
-	int to = layer_fd(c->to_dir);
-	int err = work_publish(c->o, c->temp, c->st.stx_mode, to, c->name, RENAME_NOREPLACE);
-
-	if (err != -EINVAL)
-		return err;
-	/* The filesystem does not know the flag. */
-	if (!S_ISDIR(c->st.stx_mode)) {
-		err = at_link(work_fd(c), c->temp, to, c->name);
-		return err < 0 ? err : at_unlink(work_fd(c), c->temp, 0);
-	}
-	if (mkdirat(to, c->name, 0) < 0) /* an empty directory can be replaced */
-		return -errno;
-	return work_publish(c->o, c->temp, c->st.stx_mode, to, c->name, 0);
+	return work_publish(c->o, c->temp, c->st.stx_mode, layer_fd(c->to_dir), c->name,
+			    RENAME_NOREPLACE);
 }
 
 /* Under the inode's lock: from here on the upper object is the object. */
@@ -237,6 +227,8 @@ static void switch_to_upper(struct copyup *c)
 
 	if (!c->meta)
 		inode_clear(i, INODE_METACOPY);
+	if (i->dir)
+		wh_expect_none(c->o, i);
 	inode_set(i, INODE_UPPER | INODE_UNSYNCED | (c->has_origin ? INODE_ORIGIN : 0) |
 			     (c->meta ? INODE_METACOPY : 0));
 	atomic_fetch_add_explicit(&c->o->copied_up, 1, memory_order_relaxed);

@@ -5,13 +5,15 @@
  * An object is made directly in upper, in one system call under the caller's identity, where
  * nothing is in the way. Over a whiteout, when we may not act as the caller, or when owner and
  * mode are kept in an xattr, it is built in workdir and moved into place by one rename. A crash
- * leaves the name as it was, or the whole object.
+ * leaves the name as it was, or the whole object, perhaps with a file beside it that hid the name
+ * before and hides nothing any more.
  */
 #include <fcntl.h>
 #include <sys/fsuid.h>
 
 #include "overlay/index.h"
 #include "overlay/override.h"
+#include "overlay/whfile.h"
 #include "util/at.h"
 
 struct creation {
@@ -25,6 +27,7 @@ struct creation {
 	const char *target; /* of a symlink */
 	bool has_default_acl;
 	bool over_whiteout; /* it took the place of one */
+	bool over_file;     /* a file hid the name, and is still there */
 	bool opaque;
 	int fd;          /* of a regular file */
 	struct statx st; /* of what was made */
@@ -198,30 +201,26 @@ static int inherit_and_dress(struct creation *c, int dirfd, const char *name)
 	return err;
 }
 
-static int build_in_work(struct creation *c, const char *temp, bool over_whiteout)
+static int build_in_work(struct creation *c, const char *temp)
 {
-	int work = layer_fd(c->o->work);
-
-	if (over_whiteout && S_ISDIR(c->mode)) {
+	if ((c->over_whiteout || c->over_file) && S_ISDIR(c->mode)) {
 		/* What the whiteout hid must not come back inside. Before a mode that may forbid
 		 * it. */
-		int err = c->o->no_xattr
-				  ? -EIO
-				  : at_setxattr(work, temp, xname(c->o, FMT_OPAQUE), "y", 1, 0);
+		int err = opaque_make(c->o, c->o->work, temp);
 
 		if (err < 0)
-			return err;
+			return err == -EOPNOTSUPP ? -EIO : err;
 		c->opaque = true;
 	}
-	return inherit_and_dress(c, work, temp);
+	return inherit_and_dress(c, layer_fd(c->o->work), temp);
 }
 
-static int move_into_place(struct creation *c, const char *temp, bool over_whiteout)
+static int move_into_place(struct creation *c, const char *temp)
 {
 	unsigned int flags = 0;
 	int err;
 
-	if (!over_whiteout)
+	if (!c->over_whiteout)
 		flags = RENAME_NOREPLACE;
 	else if (S_ISDIR(c->mode)) /* it cannot replace the whiteout */
 		flags = RENAME_EXCHANGE;
@@ -231,7 +230,7 @@ static int move_into_place(struct creation *c, const char *temp, bool over_white
 	return err;
 }
 
-static int make_through_work(struct creation *c, bool over_whiteout)
+static int make_through_work(struct creation *c)
 {
 	char temp[FMT_TEMP_NAME_MAX];
 	int err;
@@ -240,9 +239,9 @@ static int make_through_work(struct creation *c, bool over_whiteout)
 	err = make(c, layer_fd(c->o->work), temp, 0700);
 	if (err < 0)
 		return err;
-	err = build_in_work(c, temp, over_whiteout);
+	err = build_in_work(c, temp);
 	if (err == 0)
-		err = move_into_place(c, temp, over_whiteout);
+		err = move_into_place(c, temp);
 	if (err < 0) {
 		work_remove(c->o, temp);
 		close_fd(c->fd);
@@ -275,14 +274,41 @@ static bool makes_as_caller(const struct creation *c)
 	return c->o->may_setfsid || (c->caller->uid == c->o->uid && c->caller->gid == c->o->gid);
 }
 
+/* Finds out what is in the way that the union does not show. */
+static int find_hiding_file(struct creation *c)
+{
+	int r = wh_hides(c->o, c->parent, c->dir, c->name);
+
+	c->over_file = r > 0;
+	return min(r, 0);
+}
+
+/* The name is taken by a whiteout. */
+static int create_over_whiteout(struct creation *c)
+{
+	int err;
+
+	if (!c->o->whiteouts_are_files) {
+		c->over_whiteout = true;
+		return make_through_work(c);
+	}
+	err = whiteout_to_file(c->o, c->parent, c->dir, c->name);
+	c->over_file = err == 0;
+	return err < 0 ? err : make_through_work(c);
+}
+
 /* Makes the object under the parent's lock. */
 static int create_locked(struct creation *c)
 {
 	bool in_place = makes_as_caller(c);
 	int err = find_default_acl(c);
 
+	if (err == 0)
+		err = find_hiding_file(c);
 	if (err < 0)
 		return err;
+	if (c->over_file && S_ISDIR(c->mode))
+		in_place = false;
 	if (!c->has_default_acl && !S_ISLNK(c->mode))
 		c->mode &= ~(c->caller->umask & 0777);
 	if (in_place) {
@@ -291,11 +317,9 @@ static int create_locked(struct creation *c)
 			in_place = false; /* without our capabilities: build it as ourselves */
 	}
 	if (!in_place)
-		err = make_through_work(c, false);
-	if (err == -EEXIST && upper_has_whiteout(c->o, c->dir, c->name)) {
-		c->over_whiteout = true;
-		err = make_through_work(c, true);
-	}
+		err = make_through_work(c);
+	if (err == -EEXIST && upper_has_whiteout(c->o, c->dir, c->name))
+		err = create_over_whiteout(c);
 	return err;
 }
 
@@ -343,9 +367,9 @@ static void undo(struct creation *c)
 	char temp[FMT_TEMP_NAME_MAX];
 
 	if (!c->over_whiteout) {
-		at_unlink(layer_fd(c->dir), c->name, is_dir ? AT_REMOVEDIR : 0);
+		remove_tree(layer_fd(c->dir), c->name, 1);
 	} else if (!is_dir) {
-		whiteout_at(c->o, layer_fd(c->dir), c->name, true);
+		whiteout_at(c->o, c->parent, c->dir, c->name, true);
 	} else if (whiteout_make(c->o, temp) == 0) {
 		at_rename(work, temp, layer_fd(c->dir), c->name, RENAME_EXCHANGE);
 		work_remove(c->o, temp);
@@ -369,6 +393,8 @@ static int create(struct creation *c, struct ovl_inode **out)
 		err = adopt_new(c, out);
 		if (err < 0)
 			undo(c);
+		else if (c->over_file)
+			wh_drop(c->o, c->parent, c->dir, c->name);
 	}
 	lock_drop(&c->parent->lock);
 	layer_ref_put(c->dir);
@@ -591,6 +617,7 @@ static int link_inode(struct ovl *o, const struct ovl_caller *caller, struct ovl
 	if (err == 0)
 		err = link_real(o, &r, dir, name);
 	if (err == 0) {
+		wh_drop(o, parent, dir, name);
 		index_nlink_added(i);
 		name_insert(o, n, i, &other);
 		if (i->self) { /* an O_TMPFILE gets its first name */

@@ -100,6 +100,5 @@ int ovl_describe(const struct ovl *o, FILE *out)
 			put_feature_option(out, &words[n]);
 	if (o->compat.override != OVL_OVERRIDE_NONE)
 		fprintf(out, ",xattr_permissions=%d", (int)o->compat.override);
-	fputc('\n', out);
 	return ferror(out) ? -ENOMEM : 0;
 }

@@ -242,9 +242,9 @@ int features_resolve(struct ovl_features *f, unsigned int given, bool has_upper,
 	return err;
 }
 
-/* One warning that lists what became of what was asked for. */
-static void warn_of_losses(const struct ovl_features *before, const struct ovl_features *after,
-			   const char *why)
+/* One line that lists what became of what was asked for. */
+static void tell_losses(const struct ovl_features *before, const struct ovl_features *after,
+			enum log_level level, const char *why)
 {
 	struct feature_word old[FEATURE_WORDS];
 	struct feature_word now[FEATURE_WORDS];
@@ -257,11 +257,17 @@ static void warn_of_losses(const struct ovl_features *before, const struct ovl_f
 		if (old[n].value != now[n].value)
 			len += (size_t)snprintf(list + len, sizeof(list) - len, "%s%s=%s",
 						len ? "," : "", now[n].name, now[n].value);
-	log_warning("%s%s%s", why, len ? ": falling back to " : "", list);
+	log_message(level, "%s%s%s", why, len ? ": falling back to " : "", list);
 }
 
-void features_fall_back(struct ovl *o, const char *why)
+void features_fall_back(struct ovl *o, unsigned int asked, const char *why)
 {
+	/*
+	 * Where files can say what xattrs would, nothing is lost but what was asked for by name;
+	 * engines show their users what is said.
+	 */
+	bool lost = !o->compat.whiteout_files || asked & ~(unsigned int)OVL_GIVEN_FSYNC;
+
 	const struct ovl_features before = o->features;
 	struct ovl_features *f = &o->features;
 
@@ -274,5 +280,5 @@ void features_fall_back(struct ovl *o, const char *why)
 	/* Numbers that last need origins. */
 	if (f->xino == OVL_XINO_AUTO)
 		f->xino = OVL_XINO_OFF;
-	warn_of_losses(&before, f, why);
+	tell_losses(&before, f, lost ? LOG_LEVEL_WARNING : LOG_LEVEL_INFO, why);
 }

@@ -115,6 +115,18 @@ int fmt_xattr_unescape(bool userxattr, const char *stored, char *out, size_t siz
 	return n < 0 || (size_t)n >= size ? -ENODATA : 0;
 }
 
+bool fmt_is_wh_name(const char *name)
+{
+	return !strncmp(name, FMT_WH_PREFIX, FMT_WH_PREFIX_LEN);
+}
+
+const char *fmt_wh_hidden(const char *name)
+{
+	const char *hidden = name + FMT_WH_PREFIX_LEN;
+
+	return fmt_is_wh_name(name) && *hidden && !fmt_is_wh_name(hidden) ? hidden : NULL;
+}
+
 enum fmt_opaque fmt_opaque_value(const void *value, ssize_t size)
 {
 	if (size != 1)

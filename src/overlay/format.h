@@ -104,6 +104,25 @@ static inline bool fmt_is_whiteout(const struct statx *st)
 }
 
 /*
+ * What fuse-overlayfs and builders of images leave in a directory instead: a file ".wh.NAME" hides
+ * NAME in the layers below, ".wh..wh..opq" all that they have in this directory. Other names that
+ * begin with ".wh..wh." are aufs' own, and mean nothing.
+ */
+#define FMT_WH_PREFIX     ".wh."
+#define FMT_WH_PREFIX_LEN (sizeof(FMT_WH_PREFIX) - 1)
+#define FMT_WH_OPAQUE     ".wh..wh..opq"
+/* A device that fuse-overlayfs makes beside it; by itself it hides nothing but ".opq". */
+#define FMT_WH_OPAQUE_DEVICE ".wh..opq"
+
+bool fmt_is_wh_name(const char *name);
+/* The name that a file of this name hides, a part of @name; NULL: none. */
+const char *fmt_wh_hidden(const char *name);
+
+/* Its own xattrs, which it shows to nobody. */
+#define FMT_PREFIX_FUSE       "user.fuseoverlayfs."
+#define FMT_FUSE_OPAQUE_XATTR FMT_PREFIX_FUSE "opaque"
+
+/*
  * FMT_ORIGIN: a file handle of the lower inode (struct ovl_fb). FMT_UPPER: one of a directory in
  * upper.
  */

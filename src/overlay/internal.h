@@ -12,7 +12,7 @@
  *   4. ovl.whiteout_lock  the shared whiteout.
  *   5. ovl.modes_lock     modes of upper objects that are not what they should be for a moment.
  *   6. leaves, never two at once: the table's shards, the name and link shards, the fd cache,
- *                         the survey.
+ *                         the survey, ovl.wh_lock.
  * None of them is held across a copy of data, a wait for another request, or a reply.
  */
 #pragma once
@@ -32,6 +32,7 @@
 #include "util/lock.h"
 
 struct ovl_inode;
+struct wh_set;
 struct writeback;
 
 /* A name of an object: a directory entry of the union that somebody looked up. */
@@ -59,6 +60,8 @@ struct real_dir {
 	 * gets the path it had.
 	 */
 	char *path;
+	/* Which names it hides by files (whfile.h, which says what guards it); NULL: not known. */
+	struct wh_set *_Atomic wh;
 	uint16_t layer; /* constant */
 };
 
@@ -193,8 +196,8 @@ struct ovl {
 	bool samefs;                  /* every layer has the same st_dev */
 	struct ovl_features features; /* in effect; userxattr is ovl.userxattr */
 	struct ovl_compat compat;     /* in effect */
-	bool knows_overrides; /* what holds owners and modes, and what they say, is nobody's xattr
-			       */
+	bool knows_overrides;     /* what keeps owners and modes is nobody's xattr: override.h */
+	bool whiteouts_are_files; /* those that are made: whfile.h */
 	unsigned int name_max;
 	unsigned int ino_shift; /* the bit of st_ino that says that it is hashed; see ino.c */
 	dev_t *devs; /* st_dev of the layers, each once; the index is what goes into st_ino */
@@ -223,6 +226,7 @@ struct ovl {
 	pthread_mutex_t whiteout_lock;
 	char whiteout[FMT_TEMP_NAME_MAX]; /* the shared one in work; "": none yet */
 	bool whiteout_no_link;            /* the filesystem cannot link it */
+	pthread_mutex_t wh_lock;          /* names that upper directories hide by files */
 
 	_Atomic uint32_t
 		copyup_done; /* futex: changes whenever INODE_COPYING is cleared somewhere */
@@ -477,8 +481,11 @@ void unmark_impure(struct ovl *o, struct ovl_inode *dir, uint32_t origins);
  */
 int features_resolve(struct ovl_features *f, unsigned int given, bool has_upper, bool has_data,
 		     bool privileged, char *message, size_t size);
-/* Upper turned out to hold no private xattrs: does without all that needs them, and says so. */
-void features_fall_back(struct ovl *o, const char *why);
+/*
+ * Upper turned out to hold no private xattrs: does without all that needs them, and says so.
+ * @given: enum ovl_given.
+ */
+void features_fall_back(struct ovl *o, unsigned int given, const char *why);
 
 struct feature_word {
 	const char *name;
@@ -552,8 +559,8 @@ void attr_notify(struct ovl *o, struct ovl_inode *i, bool listing);
  * exec trusts them.
  */
 int drop_suidgid(struct ovl *o, const struct ovl_caller *caller, struct ovl_inode *i, int fd);
-/* A mode without these bits. @fsetid: the caller may keep the sgid of a file not of his group. */
-mode_t mode_without_suidgid(const struct ovl_caller *caller, const struct statx *st, bool fsetid);
+/* A mode without these bits. */
+mode_t mode_without_suidgid(const struct ovl_caller *caller, const struct statx *st);
 
 /* caller.c: what FUSE does not say about a caller. */
 /*
@@ -563,7 +570,14 @@ mode_t mode_without_suidgid(const struct ovl_caller *caller, const struct statx 
 bool caller_killed(const struct ovl_caller *caller);
 /* In our user namespace. */
 bool caller_has(const struct ovl_caller *caller, unsigned int capability);
-bool caller_in_group(const struct ovl_caller *caller, gid_t gid);
+/* Whether what it writes to keeps set-id bits: CAP_FSETID in the first user namespace. */
+bool caller_keeps_setid(const struct ovl_caller *caller);
+/*
+ * Whether S_ISGID without S_IXGRP stays on the object with the attributes @st when the caller
+ * changes its owner or its ACL: in_group_or_capable() of the kernel. Through an idmapped mount,
+ * whose numbers we do not know, it may be no although the kernel would say yes.
+ */
+bool caller_keeps_sgid(const struct ovl_caller *caller, const struct statx *st);
 
 /* copyup.c */
 #define COPY_ALL  ((off_t)-1)
@@ -624,9 +638,20 @@ int work_publish(struct ovl *o, const char *temp, mode_t mode, int dirfd, const 
 		 unsigned int flags);
 /* A whiteout under a new name in work. */
 int whiteout_make(struct ovl *o, char name[FMT_TEMP_NAME_MAX]);
-/* A whiteout at a name of an upper directory where nothing is; or in the place of a non-directory.
+/*
+ * A whiteout at a name of @upper, the upper directory of @dir, where nothing is; or in the place of
+ * a non-directory.
  */
-int whiteout_at(struct ovl *o, int dirfd, const char *name, bool replace);
+int whiteout_at(struct ovl *o, struct ovl_inode *dir, struct layer_ref *upper, const char *name,
+		bool replace);
+/* Where whiteouts are files: makes a file of the device at a name, so that nothing is there. */
+int whiteout_to_file(struct ovl *o, struct ovl_inode *dir, struct layer_ref *upper,
+		     const char *name);
+/*
+ * Makes a directory of upper or work opaque before its place is where lower layers have something.
+ * -EOPNOTSUPP when that cannot be.
+ */
+int opaque_make(struct ovl *o, struct layer_ref *at, const char *name);
 
 /* readdir.c */
 struct dirlist;
@@ -643,6 +668,12 @@ int dir_check_empty(struct ovl *o, struct ovl_inode *dir, bool *whiteouts);
 typedef bool (*dir_visit)(void *ctx, const char *name, size_t len, uint64_t ino, unsigned int type);
 /* Each entry of @dir with the union's number of it and DT_*. Touches no inode. */
 int dir_list(struct ovl *o, struct ovl_inode *dir, dir_visit visit, void *ctx);
+
+/* xattr.c: names of xattrs, as fmt_xattr_escape() and fmt_xattr_unescape() translate them. */
+/* -EPERM: one that fuse-overlayfs keeps for itself. */
+int xattr_to_stored(const struct ovl *o, const char *name, char *out, size_t size);
+/* -ENODATA: it is shown to nobody, and not copied up. */
+int xattr_to_shown(const struct ovl *o, const char *stored, char *out, size_t size);
 
 /* acl.c: the access and default ACL of a new object below a directory with a default ACL. */
 struct acl_inherited {

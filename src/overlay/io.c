@@ -5,7 +5,7 @@
 #include <linux/fs.h>
 #include <sys/ioctl.h>
 
-#include "overlay/internal.h"
+#include "overlay/override.h"
 #include "util/at.h"
 
 static bool opens_for_write(int flags)
@@ -150,14 +150,16 @@ ssize_t ovl_write(struct ovl *o, const struct ovl_caller *caller, ovl_node node,
 	return n;
 }
 
-/*
- * FALLOCATE and COPY_FILE_RANGE do not say whether the caller keeps set-id bits; who is not root
- * does not.
- */
+/* FALLOCATE and COPY_FILE_RANGE do not say whether the caller keeps set-id bits. */
 static int drop_suidgid_for(struct ovl *o, const struct ovl_caller *caller, struct ovl_inode *i,
 			    struct layer_ref *file)
 {
-	return caller->uid == 0 ? 0 : drop_suidgid(o, caller, i, layer_fd(file));
+	struct statx st;
+	int err = object_stat(o, layer_fd(file), "", &st);
+
+	if (err < 0 || !(st.stx_mode & (S_ISUID | S_ISGID)) || caller_keeps_setid(caller))
+		return err;
+	return drop_suidgid(o, caller, i, layer_fd(file));
 }
 
 int ovl_fallocate(struct ovl *o, const struct ovl_caller *caller, ovl_node node, int mode,
@@ -259,19 +261,12 @@ static int query(struct ovl *o, ovl_node node, unsigned long request, void *arg,
 }
 
 /*
- * The VFS checks these rights before it asks a FUSE server, but only since Linux 5.13; before, any
- * ioctl came through.
+ * The VFS checks this before it asks a FUSE server, but only since Linux 5.13; before, any ioctl
+ * came through.
  */
-static int may_change_flags(struct ovl *o, const struct ovl_caller *caller, struct ovl_inode *i,
+static int may_change_flags(const struct ovl_caller *caller, struct ovl_inode *i,
 			    unsigned int protattr)
 {
-	struct statx st;
-	int err = attr_get(o, i, &st);
-
-	if (err < 0)
-		return err;
-	if (caller->uid != st.stx_uid && caller->uid != 0)
-		return -EPERM;
 	if (protattr != i->protattr && !caller_has(caller, CAP_LINUX_IMMUTABLE))
 		return -EPERM;
 	return 0;
@@ -304,7 +299,7 @@ static int change(struct ovl *o, const struct ovl_caller *caller, ovl_node node,
 		return -ESTALE;
 	err = i->type == DT_REG || i->type == DT_DIR ? 0 : -ENOTTY;
 	if (err == 0)
-		err = may_change_flags(o, caller, i, protattr);
+		err = may_change_flags(caller, i, protattr);
 	if (err == 0)
 		err = copy_up(o, caller, i, COPY_META);
 	if (err == 0)

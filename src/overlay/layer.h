@@ -98,6 +98,7 @@ struct layer {
 	bool ambiguous_ids; /* 65534 is a number of our user namespace, which is not the initial one
 			     */
 	bool read_only;     /* its mount or filesystem is */
+	bool all_immutable; /* statx(2) says so of everything (erofs), which is nobody's wish */
 	unsigned int name_max;
 	/*
 	 * Which xattrs hold owner, mode and type of its objects, those that were written last
@@ -111,9 +112,11 @@ struct layer {
 /*
  * Opens a lower directory tree. @mountpoint: where the union will appear, NULL if unknown. Where
  * the kernel lets us, as a private clone of its mount, without what is mounted below, read-only and
- * noatime: then no bug here can write to it.
+ * noatime: then no bug here can write to it. With @disk_ids also without the idmap of that mount,
+ * where the kernel can.
  */
-int layer_dir_open(const char *path, unsigned int index, const char *mountpoint, struct layer *out);
+int layer_dir_open(const char *path, unsigned int index, const char *mountpoint, bool disk_ids,
+		   struct layer *out);
 /*
  * The upper layer and its workdir, reached through one mount, as renames between them need. -EXDEV
  * when they are not on one mount; *@failed is set to the path that could not be opened.

@@ -27,6 +27,11 @@ struct fsuuid_buf {
 #define FS_IOC_GETFSUUID _IOR(0x15, 0, struct fsuuid_buf)
 #endif
 
+/* asm/unistd.h of 6.15; the same on every architecture */
+#ifndef SYS_open_tree_attr
+#define SYS_open_tree_attr 467
+#endif
+
 /* fs/ext4/ext4.h: struct fsuuid, whose last member has no size, gives the number */
 #define EXT4_IOC_GETFSUUID _IOC(_IOC_READ, 'f', 44, 8)
 
@@ -96,14 +101,18 @@ static int stat_shown(struct layer_ref *at, const char *name, struct statx *st)
 	struct layer *layer = at->layer;
 	int err = at_statx(at->fd, name, st);
 
-	if (err == 0 && unlikely(layer->override_count)) {
+	if (err < 0)
+		return err;
+	if (unlikely(layer->all_immutable))
+		st->stx_attributes &= ~(uint64_t)STATX_ATTR_IMMUTABLE;
+	if (unlikely(layer->override_count)) {
 		err = override_show(layer, at->fd, name, st);
 		if (err)
 			return min(err, 0);
 	}
-	if (err == 0 && unlikely(layer->ambiguous_ids))
+	if (unlikely(layer->ambiguous_ids))
 		check_owner(at, name, st);
-	return err;
+	return 0;
 }
 
 /*
@@ -397,11 +406,21 @@ static const struct layer_ops dir_ops = {
 	.close = dir_close,
 };
 
+/* Linux 6.15: takes the idmap of a mount off a clone of it. */
+static int open_tree_unmapped(int fd)
+{
+	struct mount_attr attr = { .attr_clr = MOUNT_ATTR_IDMAP };
+
+	return (int)syscall(SYS_open_tree_attr, fd, "",
+			    AT_EMPTY_PATH | OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC, &attr,
+			    sizeof(attr));
+}
+
 /*
  * A private, non-recursive clone of the mount that @fd is on. Returns an O_PATH fd of the same
  * directory in it, or a negative errno when the kernel is too old or we may not.
  */
-static int clone_mount(int fd, bool writable)
+static int clone_mount(int fd, bool writable, bool disk_ids)
 {
 	/*
 	 * The clone is ours alone, so what its flags forbid, they forbid to us: a lower layer is
@@ -410,9 +429,11 @@ static int clone_mount(int fd, bool writable)
 	 */
 	struct mount_attr attr = { .attr_set = MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOATIME,
 				   .attr_clr = MOUNT_ATTR__ATIME };
-	autofd int tree = (int)syscall(SYS_open_tree, fd, "",
-				       AT_EMPTY_PATH | OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC);
+	autofd int tree = disk_ids ? open_tree_unmapped(fd) : -1;
 
+	if (tree < 0)
+		tree = (int)syscall(SYS_open_tree, fd, "",
+				    AT_EMPTY_PATH | OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC);
 	if (tree < 0)
 		return -errno;
 	if (!writable &&
@@ -461,6 +482,20 @@ static void probe_handles(struct layer *layer)
 	/* xfs makes such handles too, of numbers that happen to be small */
 	layer->ino32 = layer->can_decode && fh.type == FILEID_INO32_GEN && fh.fid_len == 8 &&
 		       layer->magic != XFS_SUPER_MAGIC;
+}
+
+/*
+ * A filesystem that nobody can write may call its objects immutable; copies of them are not. The
+ * flag of chattr(1) is another one, and the root of a layer hardly has it.
+ */
+static bool calls_all_immutable(struct layer *layer, const struct statx *root)
+{
+	unsigned int flags = 0;
+
+	if (!(root->stx_attributes & STATX_ATTR_IMMUTABLE))
+		return false;
+	return dir_query(layer->root, "", FS_IOC_GETFLAGS, &flags) < 0 ||
+	       !(flags & FS_IMMUTABLE_FL);
 }
 
 /* Whether @path is below @dir. Both absolute and canonical. */
@@ -522,18 +557,20 @@ static int layer_init(struct layer *out, int *fd, unsigned int index, bool priva
 	if (!out->root)
 		return -ENOMEM;
 	take_fd(fd);
+	out->all_immutable = calls_all_immutable(out, &st);
 	probe_handles(out);
 	return 0;
 }
 
-int layer_dir_open(const char *path, unsigned int index, const char *mountpoint, struct layer *out)
+int layer_dir_open(const char *path, unsigned int index, const char *mountpoint, bool disk_ids,
+		   struct layer *out)
 {
 	autofd int fd = open(path, O_PATH | O_DIRECTORY | O_CLOEXEC);
 	autofd int clone = -1;
 
 	if (fd < 0)
 		return -errno;
-	clone = clone_mount(fd, false);
+	clone = clone_mount(fd, false, disk_ids);
 	return layer_init(out, clone >= 0 ? &clone : &fd, index, clone >= 0, path, mountpoint);
 }
 
@@ -606,7 +643,7 @@ static bool move_into_clone(const char *upper, const char *work, int *upper_fd, 
 	fd = open(ancestor, O_PATH | O_DIRECTORY | O_CLOEXEC);
 	if (fd < 0)
 		return false;
-	clone = clone_mount(fd, true);
+	clone = clone_mount(fd, true, false);
 	if (clone < 0)
 		return false;
 	new_upper = open_in_clone(clone, real_upper, prefix, *upper_fd);

@@ -3,16 +3,21 @@
  * Lookup through the layers, by the rules of the kernel's ovl_lookup(): upper first, then the
  * parent's lower directories from the top, until a whiteout, an opaque directory or a non-directory
  * stops it. A redirect changes the name, or the place, that is looked for in the layers below.
+ *
+ * What hides things by files (whfile.h) is asked for where it is cheap: of a missing name, from
+ * memory; of a directory, when a layer below turns out to have one of its name.
  */
 #include <limits.h>
 #include <linux/fs.h>
 
 #include "overlay/index.h"
+#include "overlay/whfile.h"
 #include "util/log.h"
 
 /* What is known while walking down the layers. */
 struct walk {
 	struct ovl *o;
+	struct ovl_inode *dir; /* in whose real directories it is; NULL while a path is followed */
 	const char *name; /* looked for in the next layer; a path from the layer's root if it begins
 			   * with '/' */
 	char *owned;      /* behind name, once a redirect changed it */
@@ -29,8 +34,11 @@ struct walk {
 
 struct found {
 	struct statx st;
-	unsigned int marks; /* bits of enum fmt_xattr that exist */
+	unsigned int marks; /* bits of enum fmt_xattr that exist, and MARK_OTHER_OPAQUE */
 };
+
+/* Opaque, but not in the words of this mount. */
+#define MARK_OTHER_OPAQUE (1U << FMT_XATTR_COUNT)
 
 /* One lower directory of those to be united. */
 struct lower_hit {
@@ -44,7 +52,17 @@ int name_check(struct ovl *o, const char *name)
 
 	if (!len || strchr(name, '/') || !strcmp(name, ".") || !strcmp(name, ".."))
 		return -EINVAL;
+	/* They are whiteouts, where those may be files. */
+	if (unlikely(o->compat.whiteout_files && fmt_is_wh_name(name)))
+		return -EINVAL;
 	return len > o->name_max ? -ENAMETOOLONG : 0;
+}
+
+/* Whether a mark makes a directory opaque to fuse-overlayfs, beside that of this mount. */
+static bool is_other_opaque(const struct ovl *o, const char *xattr)
+{
+	return !strcmp(xattr, fmt_xattr_name(!o->userxattr, FMT_OPAQUE)) ||
+	       !strcmp(xattr, FMT_FUSE_OPAQUE_XATTR);
 }
 
 /* Which private xattrs an object has; one system call for all of them. */
@@ -55,7 +73,7 @@ static int read_marks(struct ovl *o, struct layer_ref *at, const char *name, uns
 
 	*marks = 0;
 	if (n == -ERANGE) { /* many or long names: ask for each */
-		*marks = (1U << FMT_XATTR_COUNT) - 1;
+		*marks = MARK_OTHER_OPAQUE | (MARK_OTHER_OPAQUE - 1);
 		return 0;
 	}
 	if (n == -EOPNOTSUPP || n == -ENODATA)
@@ -67,6 +85,37 @@ static int read_marks(struct ovl *o, struct layer_ref *at, const char *name, uns
 
 		if (which >= 0)
 			*marks |= 1U << which;
+		else if (unlikely(o->compat.whiteout_files) && is_other_opaque(o, p))
+			*marks |= MARK_OTHER_OPAQUE;
+	}
+	return 0;
+}
+
+/* What the marks of a directory say. */
+static int read_opaque(struct ovl *o, struct layer_ref *at, const char *name, unsigned int marks,
+		       enum fmt_opaque *out)
+{
+	const char *const others[] = { fmt_xattr_name(!o->userxattr, FMT_OPAQUE),
+				       FMT_FUSE_OPAQUE_XATTR };
+	char value[2];
+	ssize_t n;
+
+	*out = FMT_NOT_OPAQUE;
+	if (marks & 1U << FMT_OPAQUE) {
+		n = mark_get(o, at, name, FMT_OPAQUE, value, sizeof(value));
+		/* user.* of a directory that we may not read: better nothing than too much */
+		if (n == -EACCES && at->layer->index)
+			return (int)n;
+		*out = n == -EACCES ? FMT_IS_OPAQUE : fmt_opaque_value(value, n);
+	}
+	if (!(marks & MARK_OTHER_OPAQUE) || !o->compat.whiteout_files)
+		return 0;
+	for (size_t i = 0; i < ARRAY_SIZE(others) && *out != FMT_IS_OPAQUE; i++) {
+		n = layer_getxattr(at, name, others[i], value, sizeof(value));
+		if (n == -EACCES)
+			return (int)n;
+		if (fmt_opaque_value(value, n) == FMT_IS_OPAQUE)
+			*out = FMT_IS_OPAQUE;
 	}
 	return 0;
 }
@@ -131,6 +180,34 @@ static bool is_trap(struct ovl *o, struct layer *layer, const struct statx *st)
 	return st->stx_ino == o->layers[0].root_ino || st->stx_ino == o->workdir_ino;
 }
 
+/* Nothing has the name in this layer: the layers below may show it, unless a file hides it. */
+static int look_missing(struct walk *w, struct layer_ref *at, const char *comp)
+{
+	int r;
+
+	if (likely(!w->o->compat.whiteout_files) || w->last)
+		return 0;
+	r = w->dir ? wh_hides(w->o, w->dir, at, comp) : wh_hides_at(w->o, at, comp);
+	if (r > 0)
+		w->stop = w->opaque = true;
+	return min(r, 0);
+}
+
+/* Whether files hide what the layers below have of a directory that was found on a path. */
+static int path_hides(struct walk *w, struct layer_ref *at, const char *comp, const struct found *f)
+{
+	int r;
+
+	if (likely(!w->o->compat.whiteout_files) || w->last || !S_ISDIR(f->st.stx_mode))
+		return 0;
+	r = wh_opaque(w->o, at, comp);
+	if (r == 0 && !(f->marks & 1U << FMT_REDIRECT))
+		r = wh_hides_at(w->o, at, comp);
+	if (r > 0)
+		w->stop = true;
+	return min(r, 0);
+}
+
 /*
  * One component in one layer. Returns 1 and @f when something is there that counts, 0 when not
  * (then w->stop may be set), or a negative errno.
@@ -148,7 +225,7 @@ static int look_single(struct walk *w, struct layer_ref *at, const char *comp, s
 		return -EACCES;
 	err = layer_stat(at, comp, &f->st);
 	if (err == -ENOENT || err == -ENAMETOOLONG)
-		return 0;
+		return look_missing(w, at, comp);
 	if (err < 0)
 		return err;
 	if (fmt_is_whiteout(&f->st)) {
@@ -199,18 +276,12 @@ static int look_single(struct walk *w, struct layer_ref *at, const char *comp, s
 			w->is_dir = true;
 		if (w->last)
 			return 1;
-		if (f->marks & 1U << FMT_OPAQUE) {
-			char value[2];
-			ssize_t n = mark_get(o, at, comp, FMT_OPAQUE, value, sizeof(value));
-			enum fmt_opaque opaque = fmt_opaque_value(value, n);
+		if (f->marks & (1U << FMT_OPAQUE | MARK_OTHER_OPAQUE)) {
+			enum fmt_opaque opaque;
 
-			/* user.* of a directory that we may not read: better nothing than too much
-			 */
-			if (n == -EACCES && at->layer->index)
-				return (int)n;
-			if (n == -EACCES)
-				opaque = FMT_IS_OPAQUE;
-
+			err = read_opaque(o, at, comp, f->marks, &opaque);
+			if (err < 0)
+				return err;
 			if (opaque == FMT_XWHITEOUTS && last_component && at->layer->index) {
 				w->xwhiteouts = true;
 			} else if (opaque == FMT_IS_OPAQUE) {
@@ -254,6 +325,11 @@ static int look_path(struct walk *w, struct layer *layer, struct found *f)
 		memcpy(comp, start, len);
 		comp[len] = '\0';
 		r = look_single(w, at, comp, total - rest, tail, f);
+		if (r > 0) {
+			int err = path_hides(w, at, comp, f);
+
+			r = err < 0 ? err : r;
+		}
 		if (r <= 0 || !*tail)
 			return r;
 		if (!S_ISDIR(f->st.stx_mode))
@@ -392,7 +468,44 @@ struct lookup {
 	struct statx data_st;  /* of the last non-directory */
 	bool data_lazy;        /* it is in some data-only layer */
 	struct lower_id id;    /* of the first hit, for the index */
+	/*
+	 * Where the last directory was found, if not by a path: whether files hide what is below it
+	 * is asked when something is.
+	 */
+	struct layer_ref *above; /* a reference; NULL: nothing to ask */
+	char above_name[NAME_MAX + 1];
+	bool above_redirected;
 };
+
+static void note_directory(struct lookup *l, struct layer_ref *at, const char *name,
+			   const struct found *f)
+{
+	if (likely(!l->w.o->compat.whiteout_files) || !S_ISDIR(f->st.stx_mode))
+		return;
+	layer_ref_put(take_ref(&l->above));
+	if (!l->w.dir)
+		return;
+	l->above = layer_ref_get(at);
+	snprintf(l->above_name, sizeof(l->above_name), "%s", name);
+	l->above_redirected = f->marks & 1U << FMT_REDIRECT;
+}
+
+/* Whether files say that the last directory hides those below it. */
+static int above_hides(struct lookup *l)
+{
+	struct ovl *o = l->w.o;
+	int r;
+
+	if (likely(!l->above))
+		return 0;
+	r = wh_opaque(o, l->above, l->above_name);
+	/* It stays so wherever the directory goes, unlike what is hidden by a file beside it. */
+	if (r > 0 && !l->above->layer->index)
+		l->out->flags |= INODE_OPAQUE;
+	if (r == 0 && !l->above_redirected)
+		r = wh_hides(o, l->dir, l->above, l->above_name);
+	return r;
+}
 
 static unsigned int native_protattr(const struct statx *st)
 {
@@ -434,6 +547,7 @@ static int look_upper(struct lookup *l, struct layer_ref *upper, const char *nam
 		out->flags |= INODE_IMPURE;
 	if (l->w.opaque)
 		out->flags |= INODE_OPAQUE;
+	note_directory(l, upper, name, &f);
 	l->upper_origin = f.marks & 1U << FMT_ORIGIN;
 	if (l->upper_origin && !S_ISDIR(f.st.stx_mode)) {
 		struct statx origin;
@@ -488,6 +602,18 @@ static bool origin_fits(struct lookup *l, struct layer_ref *upper, const char *n
 	return false;
 }
 
+/* What was found in a layer is hidden: as if the walk had ended before. @before: what it was then.
+ */
+static void look_back(struct lookup *l, const struct walk *before)
+{
+	l->w.stop = true;
+	l->w.redirected = before->redirected;
+	l->w.absolute = before->absolute;
+	l->w.xwhiteouts = before->xwhiteouts;
+	if (!l->hit_count)
+		l->id.size = 0;
+}
+
 /* Searches one lower layer. @at: where a plain name is looked for. */
 static int look_lower(struct lookup *l, struct layer *layer, struct layer_ref *at,
 		      struct layer_ref *upper, const char *name, bool *found)
@@ -496,17 +622,26 @@ static int look_lower(struct lookup *l, struct layer *layer, struct layer_ref *a
 	bool redirected = l->w.redirected;
 	autofree char *used = redirected ? strdup(l->w.name) : NULL;
 	struct lower_hit *hit = &l->hits[l->hit_count];
+	const struct walk before = l->w;
 	struct found f;
 	int r;
 
 	if (redirected && !used)
 		return -ENOMEM;
-	if (*l->w.name == '/')
+	if (*l->w.name == '/') {
+		l->w.dir = NULL;
 		r = look_path(&l->w, layer, &f);
-	else
+	} else {
 		r = look_single(&l->w, at, l->w.name, 0, "", &f);
+	}
 	if (r <= 0)
 		return r;
+	r = S_ISDIR(f.st.stx_mode) ? above_hides(l) : 0;
+	if (r != 0) {
+		look_back(l, &before);
+		return min(r, 0);
+	}
+	note_directory(l, at, used ? used : name, &f);
 	*found = true;
 	if (l->have_upper && !l->hit_count && l->w.is_dir && !l->upper_origin && !o->no_xattr)
 		fix_origin(o, l->dir, upper, name, redirected && *used == '/' ? layer->root : at,
@@ -710,20 +845,24 @@ int lookup_real(struct ovl *o, struct ovl_inode *dir, const char *name, struct l
 	struct lookup l; /* its array is too big to be cleared each time */
 	int err = name_check(o, name);
 
+	if (err == -EINVAL && fmt_is_wh_name(name)) /* nobody can have made it */
+		return -ENOENT;
 	if (err < 0)
 		return err;
-	l.w = (struct walk){ .o = o, .name = name, .id = o->index ? &l.id : NULL };
+	l.w = (struct walk){ .o = o, .dir = dir, .name = name, .id = o->index ? &l.id : NULL };
 	l.id.size = 0;
 	l.dir = dir;
 	l.out = out;
 	l.have_upper = l.upper_metacopy = l.upper_origin = false;
 	l.data_lazy = false;
+	l.above = NULL;
 	l.hit_count = 0;
 	*out = (struct looked_up){ 0 };
 	err = lookup_layers(&l, name);
 	for (unsigned int n = 0; n < l.hit_count; n++)
 		free(l.hits[n].path);
 	free(l.w.owned);
+	layer_ref_put(l.above);
 	if (err < 0)
 		looked_up_free(out);
 	return err;
@@ -740,8 +879,11 @@ bool lower_has(struct ovl *o, struct ovl_inode *dir, const char *name, bool topo
 
 		if (err == 0)
 			err = layer_stat(at, name, &st);
-		if (err == -ENOENT || err == -ENAMETOOLONG)
+		if (err == -ENOENT || err == -ENAMETOOLONG) {
+			if (unlikely(wh_hides(o, dir, at, name) > 0))
+				return false;
 			continue;
+		}
 		/* What cannot be read counts as there: better a whiteout too many. */
 		return err < 0 || !is_whiteout(o, at, name, &st);
 	}

@@ -381,7 +381,7 @@ int override_setattr(struct ovl *o, const struct ovl_caller *caller, int dirfd, 
 	if (err < 0)
 		return err;
 	if (chown && !S_ISDIR(st.stx_mode) && !S_ISLNK(st.stx_mode)) {
-		st.stx_mode = (uint16_t)mode_without_suidgid(caller, &st, caller->uid == 0);
+		st.stx_mode = (uint16_t)mode_without_suidgid(caller, &st);
 		err = object_removexattr(o, dirfd, name, CAPABILITY);
 		if (err < 0 && err != -ENODATA)
 			return err;

@@ -146,6 +146,12 @@ struct ovl_config {
 	unsigned int given;           /* enum ovl_given */
 	enum ovl_xattr_prefix xattr_prefix;
 	struct ovl_compat compat;
+	/*
+	 * Lower layers have the numbers of users and groups that are on disk, also where they are
+	 * given as idmapped mounts: whoever serves the union maps them. podman gives both the idmap
+	 * and uidmapping=. Before Linux 6.15 nothing can be done about the idmap.
+	 */
+	bool disk_ids;
 
 	/*
 	 * Called when attributes of @node changed other than by the call that names it (a copied-up
@@ -174,8 +180,9 @@ void ovl_destroy(struct ovl *o);
 /*
  * Writes what the union is made of and does, in lines of "key=value": each layer, topmost first, as
  * lowerdir+= or datadir+=, then upperdir=, workdir=, each feature in the kernel's words, and last
- * options=, which is what -o would need for the same mount. Paths are absolute; values are escaped
- * as in /proc/self/mountinfo. -ENOMEM when the stream failed.
+ * options=, which is what -o would need for the same mount: that line is left open for the words of
+ * who serves it, each after a ','. Paths are absolute; values are escaped as in
+ * /proc/self/mountinfo. -ENOMEM when the stream failed.
  */
 int ovl_describe(const struct ovl *o, FILE *out);
 
@@ -185,11 +192,20 @@ const struct ovl_features *ovl_get_features(const struct ovl *o);
 /* Whether some layer can hold POSIX ACLs, so that they have to be checked. */
 bool ovl_has_acl(const struct ovl *o);
 
+struct id_map;
+
 /* On whose behalf a call is made. */
 struct ovl_caller {
-	uid_t uid; /* fsuid and fsgid of the caller in the daemon's user namespace */
+	/*
+	 * To whom new objects belong, by the numbers of the layers. Other calls ask who it is only
+	 * by @pid: for them the kernel does not say it (FUSE_ALLOW_IDMAP).
+	 */
+	uid_t uid;
 	gid_t gid;
 	pid_t pid;      /* thread id; 0 when unknown */
+	/* What the caller sees of the layers' numbers; NULL: the same. Borrowed. */
+	const struct id_map *uids;
+	const struct id_map *gids;
 	mode_t umask;   /* applied to new objects unless the parent has a default ACL */
 	bool appends;   /* write: through a file that was opened with O_APPEND */
 	bool kill_priv; /* open: the caller lacks CAP_FSETID (O_TRUNC drops suid and sgid) */
@@ -243,13 +259,14 @@ enum ovl_setattr_valid {
 	OVL_SET_ATIME = 1 << 4, /* tv_nsec may be UTIME_NOW */
 	OVL_SET_MTIME = 1 << 5,
 	OVL_SET_BY_FD = 1 << 7,    /* through an open file: its rights were checked at open */
-	OVL_KILL_SUIDGID = 1 << 6, /* with SIZE: as a write does; alone: as chown(2) */
+	/* With SIZE: as a write does. Alone: as chown(2), but for who may write without that. */
+	OVL_KILL_SUIDGID = 1 << 6,
 };
 
 struct ovl_setattr {
 	unsigned int valid;
 	mode_t mode;
-	uid_t uid;
+	uid_t uid; /* -1: stays, and yet it is a chown(2), which drops set-id bits */
 	gid_t gid;
 	off_t size;
 	struct timespec atime;

@@ -16,6 +16,7 @@ struct entry {
 	uint16_t layer; /* the topmost that has it */
 	uint8_t type;
 	bool whiteout;
+	bool by_file;   /* the whiteout is a file beside the name, where an object may be too */
 	bool lower_too; /* a lower layer has the name as well */
 	uint64_t ino;   /* d_ino in that layer */
 	off_t cookie;   /* offset of the entry after it */
@@ -36,6 +37,7 @@ struct dirlist {
 	uint32_t *order; /* indices of what is shown, by cookie */
 	uint32_t shown;
 	bool upper_whiteouts;
+	bool stuck;  /* upper holds something that is not shown, and more than a whiteout */
 	bool impure; /* when it was read: upper objects may show the number of their origin */
 };
 
@@ -161,44 +163,76 @@ static void examine(struct build *b, const char *name, unsigned int *type, bool 
 	*whiteout = xwhiteouts ? is_whiteout(b->o, b->at, name, &st) : fmt_is_whiteout(&st);
 }
 
+/* A new entry; with @place where its index belongs. */
+static bool add_entry(struct build *b, uint32_t *place, const char *name, const struct entry *new)
+{
+	struct dirlist *list = b->list;
+	struct entry *e;
+
+	if (!reserve((void **)&list->entries, &list->room, list->count, sizeof(*e)))
+		return false;
+	e = &list->entries[list->count];
+	*e = *new;
+	if (!add_name(list, name, e->len, &e->name))
+		return false;
+	list->count++;
+	if (place)
+		*place = list->count;
+	if (e->whiteout && e->layer == 0)
+		list->upper_whiteouts = true;
+	return true;
+}
+
+/* A file that hides a name in the layers below (whfile.h), and is itself shown to nobody. */
+static bool collect_hiding(struct build *b, const char *name, unsigned int type)
+{
+	const char *hidden = fmt_wh_hidden(name);
+	struct entry e = { .layer = (uint16_t)b->at->layer->index,
+			   .whiteout = true,
+			   .by_file = true };
+	uint32_t *place;
+
+	if (e.layer == 0) {
+		b->list->upper_whiteouts = true;
+		b->list->stuck |= type == DT_DIR;
+	}
+	if (!hidden || !b->merges)
+		return true;
+	place = find_place(b, hidden, strlen(hidden));
+	e.len = (uint16_t)strlen(hidden);
+	return *place || add_entry(b, place, hidden, &e);
+}
+
 static bool collect(void *ctx, const char *name, size_t len, uint64_t ino, unsigned int type)
 {
 	struct build *b = ctx;
-	struct dirlist *list = b->list;
-	struct entry *e;
+	struct entry e = { .len = (uint16_t)len, .layer = (uint16_t)b->at->layer->index };
+	struct entry *known = NULL;
 	uint32_t *place = NULL;
-	uint32_t index;
-	bool whiteout;
 
 	b->err = -ENOMEM;
-	if (b->merges) {
-		if (!grow_table(b))
-			return false;
-		place = find_place(b, name, len);
+	if (b->merges && !grow_table(b))
+		return false;
+	if (unlikely(b->o->compat.whiteout_files && fmt_is_wh_name(name))) {
+		b->err = collect_hiding(b, name, type) ? 0 : -ENOMEM;
+		return b->err == 0;
 	}
-	if (place && *place) {
-		index = *place - 1;
-		list->entries[index].lower_too = true;
+	if (b->merges)
+		place = find_place(b, name, len);
+	if (place && *place)
+		known = &b->list->entries[*place - 1];
+	if (known && (!known->by_file || known->layer != e.layer)) {
+		known->lower_too = true;
 	} else {
-		index = list->count;
-		if (!reserve((void **)&list->entries, &list->room, list->count, sizeof(*e)))
+		examine(b, name, &type, &e.whiteout);
+		e.type = (uint8_t)type;
+		e.ino = ino;
+		if (known) { /* it beats the file */
+			e.name = known->name;
+			*known = e;
+		} else if (!add_entry(b, place, name, &e)) {
 			return false;
-		examine(b, name, &type, &whiteout);
-		e = &list->entries[index];
-		*e = (struct entry){
-			.len = (uint16_t)len,
-			.layer = (uint16_t)b->at->layer->index,
-			.type = (uint8_t)type,
-			.whiteout = whiteout,
-			.ino = ino,
-		};
-		if (!add_name(list, name, len, &e->name))
-			return false;
-		list->count++;
-		if (place)
-			*place = index + 1;
-		if (whiteout && e->layer == 0)
-			list->upper_whiteouts = true;
+		}
 	}
 	b->err = 0;
 	return true;
@@ -333,7 +367,7 @@ int dir_check_empty(struct ovl *o, struct ovl_inode *dir, bool *whiteouts)
 	if (err < 0)
 		return err;
 	*whiteouts = list->upper_whiteouts;
-	err = list->shown ? -ENOTEMPTY : 0;
+	err = list->shown || list->stuck ? -ENOTEMPTY : 0;
 	dirlist_put(list);
 	return err;
 }

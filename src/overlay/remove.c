@@ -10,6 +10,7 @@
 
 #include "overlay/index.h"
 #include "overlay/survey.h"
+#include "overlay/whfile.h"
 #include "util/at.h"
 
 int orphan_prepare(struct ovl *o, struct ovl_inode *i, struct layer_ref *at, const char *name,
@@ -57,7 +58,7 @@ static int unlink_inode(struct ovl *o, const struct ovl_caller *caller, struct o
 	if (err == 0)
 		err = index_nlink_start(o, i);
 	if (err == 0 && hide)
-		err = whiteout_at(o, layer_fd(upper), name, inode_has(i, INODE_UPPER));
+		err = whiteout_at(o, dir, upper, name, inode_has(i, INODE_UPPER));
 	else if (err == 0)
 		err = at_unlink(layer_fd(upper), name, 0);
 	if (err == 0) {
@@ -101,8 +102,8 @@ int ovl_unlink(struct ovl *o, const struct ovl_caller *caller, ovl_node parent, 
  * under
  * @left, if that is not empty.
  */
-static int take_upper_dir(struct ovl *o, struct layer_ref *upper, const char *name, bool hide,
-			  bool whiteouts, char left[FMT_TEMP_NAME_MAX])
+static int take_upper_dir(struct ovl *o, struct ovl_inode *parent, struct layer_ref *upper,
+			  const char *name, bool hide, bool whiteouts, char left[FMT_TEMP_NAME_MAX])
 {
 	int work = layer_fd(o->work);
 	int dir = layer_fd(upper);
@@ -110,6 +111,12 @@ static int take_upper_dir(struct ovl *o, struct layer_ref *upper, const char *na
 	int err = 0;
 
 	left[0] = '\0';
+	if (hide && o->whiteouts_are_files) {
+		err = wh_put(o, parent, upper, name);
+		if (err < 0)
+			return err;
+		hide = false;
+	}
 	if (!hide && !whiteouts)
 		return at_unlink(dir, name, AT_REMOVEDIR);
 	if (hide) {
@@ -148,9 +155,9 @@ static int rmdir_locked(struct ovl *o, struct ovl_inode *dir, struct layer_ref *
 	if (inode_has(i, INODE_COPYING) || self->layer->index != inode_top_layer(i))
 		err = -EAGAIN;
 	else if (!inode_has(i, INODE_UPPER))
-		err = whiteout_at(o, layer_fd(upper), name, false);
+		err = whiteout_at(o, dir, upper, name, false);
 	else
-		err = take_upper_dir(o, upper, name, hide, whiteouts, left);
+		err = take_upper_dir(o, dir, upper, name, hide, whiteouts, left);
 	if (err == 0) {
 		orphan_commit(o, i, dir, name, &self);
 		index_nlink_removed(o, i);

@@ -11,6 +11,7 @@
 
 #include "overlay/index.h"
 #include "overlay/override.h"
+#include "overlay/whfile.h"
 #include "util/at.h"
 
 struct renaming {
@@ -67,7 +68,8 @@ static int check(struct renaming *r)
 
 /*
  * A directory to be replaced has to be really empty: one that holds whiteouts is first replaced by
- * an empty opaque one like it, which shows the same.
+ * an empty opaque one like it, which shows the same. -EXDEV where there is nothing to mark that
+ * with that would leave it empty: mv(1) then copies.
  */
 static int clear_target(struct renaming *r)
 {
@@ -77,8 +79,11 @@ static int clear_target(struct renaming *r)
 	autoref struct layer_ref *at = NULL;
 	struct timespec times[2];
 	struct statx st;
+	bool opaque = !o->no_xattr;
 	int err = dir_ref(o, r->target, 0, false, &at);
 
+	if (err == 0 && !opaque && lower_has(o, r->new_dir, r->new_name, false))
+		err = -EXDEV;
 	if (err == 0)
 		err = layer_stat(at, "", &st);
 	if (err < 0)
@@ -92,13 +97,15 @@ static int clear_target(struct renaming *r)
 		err = copy_xattrs(o, at, "", work, temp);
 	if (err == 0)
 		err = object_own_mode(o, work, temp, st.stx_mode);
-	if (err == 0)
+	if (err == 0 && opaque)
 		err = at_setxattr(work, temp, xname(o, FMT_OPAQUE), "y", 1, 0);
 	if (err == 0)
 		err = at_utimens(work, temp, times);
 	pthread_rwlock_wrlock(&o->topology);
 	if (err == 0)
 		err = at_rename(work, temp, layer_fd(r->new_upper), r->new_name, RENAME_EXCHANGE);
+	if (err == -EINVAL) /* the filesystem cannot exchange */
+		err = -EXDEV;
 	if (err == 0) { /* the real directory is another one now */
 		inode_set(r->target, INODE_OPAQUE);
 		fdcache_drop(&o->fds, &r->target->dir->upper.ref);
@@ -162,9 +169,7 @@ static int make_opaque(struct ovl *o, struct ovl_inode *moved, struct ovl_inode 
 
 	if (inode_has(moved, INODE_OPAQUE) || !inode_lowers(dir))
 		return 0;
-	if (o->no_xattr)
-		return -EXDEV;
-	err = mark_set(o, upper, name, FMT_OPAQUE, "y", 1);
+	err = opaque_make(o, upper, name);
 	if (err < 0)
 		return err == -EOPNOTSUPP ? -EXDEV : err;
 	inode_set(moved, INODE_OPAQUE);
@@ -257,8 +262,30 @@ static int rename_and_hide(struct renaming *r)
 	if (err == 0)
 		err = at_rename(layer_fd(o->work), temp, layer_fd(r->new_upper), r->new_name, 0);
 	if (err == 0)
-		err = whiteout_at(o, layer_fd(r->old_upper), r->old_name, true);
+		err = whiteout_at(o, r->old_dir, r->old_upper, r->old_name, true);
 	return err;
+}
+
+/*
+ * Where whiteouts are files. The old name's is made while the object still beats it, and that of
+ * the new name goes when there is an object that does.
+ */
+static int rename_among_files(struct renaming *r)
+{
+	struct ovl *o = r->o;
+	int hidden = 0;
+	int err = 0;
+
+	if (r->old_in_lower)
+		hidden = wh_put(o, r->old_dir, r->old_upper, r->old_name);
+	if (hidden >= 0 && r->whiteout_at_new)
+		err = whiteout_to_file(o, r->new_dir, r->new_upper, r->new_name);
+	if (hidden >= 0 && err == 0)
+		err = at_rename(layer_fd(r->old_upper), r->old_name, layer_fd(r->new_upper),
+				r->new_name, r->exchange ? RENAME_EXCHANGE : 0);
+	if (err < 0 && hidden > 0)
+		wh_drop(o, r->old_dir, r->old_upper, r->old_name);
+	return min(hidden, err);
 }
 
 static int rename_real(struct renaming *r)
@@ -269,6 +296,8 @@ static int rename_real(struct renaming *r)
 	bool remove_whiteout = false;
 	int err;
 
+	if (r->o->whiteouts_are_files)
+		return rename_among_files(r);
 	if (r->old_in_lower && !r->whiteout_at_new) {
 		err = at_rename(from, r->old_name, to, r->new_name, RENAME_WHITEOUT);
 		return err == -EINVAL ? rename_and_hide(r) : err;
@@ -372,6 +401,8 @@ static int rename_locked(struct renaming *r, struct ovl_name *new_name, struct o
 		err = rename_real(r);
 	if (err == 0) {
 		*names_used = true;
+		if (!r->exchange)
+			wh_drop(r->o, r->new_dir, r->new_upper, r->new_name);
 		set_lower_paths(r->o, r->source, source_paths);
 		if (r->exchange)
 			set_lower_paths(r->o, target, target_paths);

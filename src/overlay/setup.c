@@ -11,6 +11,7 @@
 #include "overlay/index.h"
 #include "overlay/override.h"
 #include "overlay/survey.h"
+#include "overlay/whfile.h"
 #include "overlay/writeback.h"
 #include "util/at.h"
 #include "util/log.h"
@@ -318,7 +319,8 @@ static int open_lower(struct opening *p, unsigned int index)
 
 	if (err < 0)
 		return err;
-	err = layer_dir_open(path, index, p->config->mountpoint, &p->o->layers[index]);
+	err = layer_dir_open(path, index, p->config->mountpoint, p->config->disk_ids,
+			     &p->o->layers[index]);
 	if (err < 0)
 		return fail_to_open(p, "lowerdir", path, err);
 	p->o->layers[index].path = absolute_path(path);
@@ -413,7 +415,7 @@ static void probe_upper_xattrs(struct opening *p)
 	snprintf(why, sizeof(why), "upperdir %s cannot hold %s* xattrs (%s)%s", p->config->upper,
 		 o->userxattr ? FMT_PREFIX_USER : FMT_PREFIX_TRUSTED, strerror(-err),
 		 err == -EPERM && !o->userxattr ? ", try userxattr" : "");
-	features_fall_back(o, why);
+	features_fall_back(o, p->config->given, why);
 }
 
 /* The kernel has to check ACLs if any layer can hold them. */
@@ -470,18 +472,41 @@ static bool root_has_mark(struct ovl *o, unsigned int layer, enum fmt_xattr whic
 	return n == 1 && buf[0] == value;
 }
 
+/*
+ * How many lower layers the root unites. To fuse-overlayfs the root of a layer may be opaque as any
+ * directory; to the kernel's overlayfs it never is.
+ */
+static unsigned int root_lowers(struct ovl *o)
+{
+	const char *const opaque[] = { fmt_xattr_name(false, FMT_OPAQUE),
+				       fmt_xattr_name(true, FMT_OPAQUE), FMT_FUSE_OPAQUE_XATTR };
+
+	for (unsigned int n = o->has_upper ? 0 : 1; n < o->lower_count; n++) {
+		struct layer_ref *root = o->layers[n].root;
+		char value[2];
+
+		if (wh_opaque(o, root, "") > 0)
+			return n;
+		for (size_t i = 0; i < ARRAY_SIZE(opaque); i++)
+			if (fmt_opaque_value(value, layer_getxattr(root, "", opaque[i], value,
+								   sizeof(value))) == FMT_IS_OPAQUE)
+				return n;
+	}
+	return o->lower_count;
+}
+
 static int make_root(struct ovl *o)
 {
 	unsigned int top = o->has_upper ? 0 : 1;
 	struct layer *layer = &o->layers[top];
-	struct dirstack *stack =
-		calloc(1, sizeof(*stack) + o->lower_count * sizeof(stack->lower[0]));
+	unsigned int count = o->compat.whiteout_files ? root_lowers(o) : o->lower_count;
+	struct dirstack *stack = calloc(1, sizeof(*stack) + count * sizeof(stack->lower[0]));
 	int err;
 
 	if (!stack)
 		return -ENOMEM;
-	stack->lower_count = (uint16_t)o->lower_count;
-	for (unsigned int n = 0; n < o->lower_count; n++)
+	stack->lower_count = (uint16_t)count;
+	for (unsigned int n = 0; n < count; n++)
 		stack->lower[n].layer = (uint16_t)(n + 1);
 	o->root = inode_new(o, DT_DIR, stack);
 	if (!o->root) {
@@ -576,6 +601,8 @@ static int open_all(struct opening *p)
 	probe_acl(o);
 	for (unsigned int n = o->has_upper ? 0 : 1; n < o->layer_count; n++)
 		o->name_max = max(o->name_max, o->layers[n].name_max);
+	if (o->compat.whiteout_files) /* every name has to have room for its whiteout */
+		o->name_max -= (unsigned int)min((size_t)o->name_max, FMT_WH_PREFIX_LEN);
 	if (o->has_upper) {
 		err = workdir_prepare(o, p->workdir, p->config->work, p->message, p->size);
 		if (err < 0)
@@ -611,6 +638,7 @@ int ovl_create(const struct ovl_config *config, struct ovl **out, char *message,
 	pthread_rwlock_init(&o->topology, NULL);
 	pthread_mutex_init(&o->modes_lock, NULL);
 	pthread_mutex_init(&o->whiteout_lock, NULL);
+	wh_init(o);
 	err = open_all(&p);
 	layer_ref_put(p.workdir);
 	if (err < 0) {
@@ -640,6 +668,7 @@ void ovl_destroy(struct ovl *o)
 	pthread_rwlock_destroy(&o->topology);
 	pthread_mutex_destroy(&o->modes_lock);
 	pthread_mutex_destroy(&o->whiteout_lock);
+	wh_destroy(o);
 	free(o->layers);
 	free(o->workdir_path);
 	free(o->devs);

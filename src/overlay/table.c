@@ -11,6 +11,7 @@
 #include <sys/random.h>
 
 #include "overlay/survey.h"
+#include "overlay/whfile.h"
 #include "util/hash.h"
 
 #define FIRST_BUCKETS 64
@@ -76,9 +77,11 @@ static void inode_free(struct ovl *o, struct ovl_inode *i)
 	if (stack) {
 		fdcache_drop(&o->fds, &stack->upper.ref);
 		free(stack->upper.path);
+		wh_set_free(stack->upper.wh);
 		for (unsigned int n = 0; n < stack->lower_count; n++) {
 			fdcache_drop(&o->fds, &stack->lower[n].ref);
 			free(stack->lower[n].path);
+			wh_set_free(stack->lower[n].wh);
 		}
 		free(stack);
 	}

@@ -7,7 +7,9 @@
 #include <fcntl.h>
 
 #include "overlay/override.h"
+#include "overlay/whfile.h"
 #include "util/at.h"
+#include "util/log.h"
 
 /* The kernel's overlayfs sweeps work as deep; what lies deeper, no overlay has made. */
 #define SWEEP_DEPTH 3
@@ -122,6 +124,62 @@ static int new_whiteout(struct ovl *o, char name[FMT_TEMP_NAME_MAX])
 	return mknodat(layer_fd(o->work), name, S_IFCHR, 0) < 0 ? -errno : 0;
 }
 
+/* Whether the two kinds of rename(2) that whiteouts need are there: not over a network, nor on
+ * FUSE. */
+static bool whiteouts_move(struct ovl *o)
+{
+	int work = layer_fd(o->work);
+	char temp[FMT_TEMP_NAME_MAX];
+	int err;
+
+	temp_name(o, temp);
+	err = at_rename(work, o->whiteout, work, temp, RENAME_WHITEOUT);
+	if (err == 0)
+		err = at_rename(work, o->whiteout, work, temp, RENAME_EXCHANGE);
+	at_unlink(work, temp, 0);
+	return err == 0;
+}
+
+/* Whether whiteouts can be files: not where another mount keeps such names to itself. */
+static int probe_files(struct ovl *o)
+{
+	static const char name[] = FMT_WH_PREFIX "probe";
+	int work = layer_fd(o->work);
+
+	if (mknodat(work, name, S_IFREG, 0) < 0)
+		return -errno;
+	return at_unlink(work, name, 0);
+}
+
+/* Chooses how whiteouts are made, and makes the one that all devices are links to. */
+static int begin_whiteouts(struct ovl *o)
+{
+	int err = 0;
+
+	o->whiteouts_are_files = o->compat.no_device_whiteouts;
+	if (!o->whiteouts_are_files)
+		err = new_whiteout(o, o->whiteout);
+	if (err == 0 && !o->whiteouts_are_files && o->compat.whiteout_files)
+		o->whiteouts_are_files = !whiteouts_move(o);
+	else if (err < 0)
+		o->whiteout[0] = '\0';
+	if (err < 0 && o->compat.whiteout_files) {
+		log_info("whiteouts will be files: mknod of a character device 0:0 in workdir: %s",
+			 strerror(-err));
+		o->whiteouts_are_files = true;
+		if (o->features.nfs_export)
+			log_warning("nfs_export=on needs an index with whiteouts: nfs_export=off");
+		o->features.nfs_export = false; /* its index is the kernel's, and has no files */
+	}
+	if (o->whiteouts_are_files)
+		err = probe_files(o);
+	if (o->whiteouts_are_files && o->whiteout[0]) {
+		at_unlink(layer_fd(o->work), o->whiteout, 0);
+		o->whiteout[0] = '\0';
+	}
+	return err;
+}
+
 int workdir_prepare(struct ovl *o, struct layer_ref *workdir, const char *path, char *message,
 		    size_t size)
 {
@@ -157,14 +215,14 @@ int workdir_prepare(struct ovl *o, struct layer_ref *workdir, const char *path, 
 	at_removexattr(fd, "", ACL_DEFAULT);
 	at_removexattr(fd, "", ACL_ACCESS);
 	if (err == 0) {
-		err = new_whiteout(o, o->whiteout);
+		err = begin_whiteouts(o);
 		if (err < 0) {
-			o->whiteout[0] = '\0';
-			snprintf(
-				message, size,
-				"upperdir's filesystem cannot hold whiteouts (mknod of a character "
-				"device 0:0 in %s/work: %s): give upperdir and workdir elsewhere",
-				path, strerror(-err));
+			snprintf(message, size,
+				 "upperdir's filesystem cannot hold whiteouts (mknod of a %s in "
+				 "%s/work: %s): give upperdir and workdir elsewhere",
+				 o->whiteouts_are_files ? "file " FMT_WH_PREFIX "probe"
+							: "character device 0:0",
+				 path, strerror(-err));
 			return err == -EPERM || err == -EOPNOTSUPP ? -EINVAL : err;
 		}
 	}
@@ -217,6 +275,32 @@ void workdir_close(struct ovl *o)
 	o->index = NULL;
 }
 
+/* RENAME_NOREPLACE on a filesystem that does not know it. */
+static int publish_without_flag(int work, const char *temp, bool is_dir, int dirfd,
+				const char *name)
+{
+	struct statx st;
+	int err;
+
+	if (is_dir) {
+		if (mkdirat(dirfd, name, 0) < 0) /* an empty directory can be replaced */
+			return -errno;
+		return at_rename(work, temp, dirfd, name, 0);
+	}
+	err = at_link(work, temp, dirfd, name);
+	if (err == 0)
+		return at_unlink(work, temp, 0);
+	if (err != -EPERM && err != -EOPNOTSUPP)
+		return err;
+	/* Without links either. Upper is ours alone, and who makes names in a directory holds its
+	 * lock.
+	 */
+	err = at_statx(dirfd, name, &st);
+	if (err == 0)
+		return -EEXIST;
+	return err == -ENOENT ? at_rename(work, temp, dirfd, name, 0) : err;
+}
+
 int work_publish(struct ovl *o, const char *temp, mode_t mode, int dirfd, const char *name,
 		 unsigned int flags)
 {
@@ -229,6 +313,8 @@ int work_publish(struct ovl *o, const char *temp, mode_t mode, int dirfd, const 
 		err = at_chmod(work, temp, (mode & 07777) | S_IWUSR);
 	if (err == 0)
 		err = at_rename(work, temp, dirfd, name, flags);
+	if (err == -EINVAL && flags == RENAME_NOREPLACE)
+		err = publish_without_flag(work, temp, S_ISDIR(mode), dirfd, name);
 	if (err == 0 && mode_later)
 		err = at_chmod(dirfd, name, mode & 07777);
 	return err;
@@ -275,11 +361,34 @@ int whiteout_make(struct ovl *o, char name[FMT_TEMP_NAME_MAX])
 	return err == -EMLINK ? new_whiteout(o, name) : err;
 }
 
-int whiteout_at(struct ovl *o, int dirfd, const char *name, bool replace)
+int whiteout_to_file(struct ovl *o, struct ovl_inode *dir, struct layer_ref *upper,
+		     const char *name)
+{
+	int err = wh_put(o, dir, upper, name);
+
+	return err < 0 ? err : at_unlink(layer_fd(upper), name, 0);
+}
+
+int opaque_make(struct ovl *o, struct layer_ref *at, const char *name)
+{
+	int err = o->no_xattr ? -EOPNOTSUPP : mark_set(o, at, name, FMT_OPAQUE, "y", 1);
+
+	if (err == -EOPNOTSUPP && o->compat.whiteout_files)
+		err = wh_put_opaque(layer_fd(at), name);
+	return err;
+}
+
+int whiteout_at(struct ovl *o, struct ovl_inode *dir, struct layer_ref *upper, const char *name,
+		bool replace)
 {
 	char temp[FMT_TEMP_NAME_MAX];
+	int dirfd = layer_fd(upper);
 	int err;
 
+	if (o->whiteouts_are_files) {
+		err = wh_put(o, dir, upper, name);
+		return err >= 0 && replace ? at_unlink(dirfd, name, 0) : min(err, 0);
+	}
 	if (!replace) {
 		err = link_shared(o, dirfd, name);
 		if (err != -EMLINK)

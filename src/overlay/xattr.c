@@ -6,6 +6,31 @@
 #include "overlay/override.h"
 #include "util/at.h"
 
+/*
+ * Which marks are those of a name: of this mount, or of the other prefix, which in the personality
+ * of fuse-overlayfs mean something as well.
+ */
+static bool escapes_as(const struct ovl *o, const char *name)
+{
+	if (unlikely(o->compat.whiteout_files) && fmt_xattr_is_own(!o->userxattr, name))
+		return !o->userxattr;
+	return o->userxattr;
+}
+
+int xattr_to_stored(const struct ovl *o, const char *name, char *out, size_t size)
+{
+	if (override_hides(o, name)) /* those of fuse-overlayfs, which could not be escaped */
+		return -EPERM;
+	return fmt_xattr_escape(escapes_as(o, name), name, out, size);
+}
+
+int xattr_to_shown(const struct ovl *o, const char *stored, char *out, size_t size)
+{
+	if (override_hides(o, stored))
+		return -ENODATA;
+	return fmt_xattr_unescape(escapes_as(o, stored), stored, out, size);
+}
+
 ssize_t ovl_getxattr(struct ovl *o, ovl_node node, const char *name, void *value, size_t size)
 {
 	struct ovl_inode *i = inode_get(o, node);
@@ -15,8 +40,8 @@ ssize_t ovl_getxattr(struct ovl *o, ovl_node node, const char *name, void *value
 
 	if (!i)
 		return -ESTALE;
-	n = fmt_xattr_escape(o->userxattr, name, stored, sizeof(stored));
-	if (n == 0 && override_hides(o, name))
+	n = xattr_to_stored(o, name, stored, sizeof(stored));
+	if (n == -EPERM) /* nobody has it */
 		n = -ENODATA;
 	if (n == 0)
 		n = reach(o, i, &r);
@@ -46,8 +71,7 @@ static size_t filter_list(struct ovl *o, const struct ovl_caller *caller, char *
 		size_t len = strnlen(p, (size_t)(list + size - p));
 
 		next = p + len + 1;
-		if (fmt_xattr_unescape(o->userxattr, p, name, sizeof(name)) < 0 ||
-		    override_hides(o, name))
+		if (xattr_to_shown(o, p, name, sizeof(name)) < 0)
 			continue;
 		if (!strncmp(name, "trusted.", 8)) {
 			if (trusted < 0)
@@ -106,7 +130,7 @@ static int drop_sgid(struct ovl *o, const struct ovl_caller *caller, bool for_su
 
 	if (err < 0 || !(st.stx_mode & S_ISGID))
 		return err;
-	if (!for_sure && (caller->uid == 0 || caller_in_group(caller, st.stx_gid)))
+	if (!for_sure && caller_keeps_sgid(caller, &st))
 		return 0;
 	return object_chmod(o, fd, name, st.stx_mode & ~(mode_t)S_ISGID);
 }
@@ -133,9 +157,7 @@ static int change_xattr(struct ovl *o, const struct ovl_caller *caller, struct o
 	int err = stripped ? 0 : protattr_check(i, false);
 
 	if (err == 0)
-		err = fmt_xattr_escape(o->userxattr, name, stored, sizeof(stored));
-	if (err == 0 && override_hides(o, name))
-		err = value ? -EPERM : -ENODATA;
+		err = xattr_to_stored(o, name, stored, sizeof(stored));
 	if (err < 0)
 		return err;
 	if (!value && !inode_has(i, INODE_UPPER)) {

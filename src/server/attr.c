@@ -8,8 +8,7 @@
 
 #include "server/server_private.h"
 
-static void reply_attr(struct server *s, struct fuse_request *req, int err,
-		       const struct statx *attr)
+static void reply_attr(struct server *s, struct fuse_request *req, int err, struct statx *attr)
 {
 	struct fuse_attr_out out = { .attr_valid = s->valid, .attr_valid_nsec = s->valid_nsec };
 
@@ -17,6 +16,7 @@ static void reply_attr(struct server *s, struct fuse_request *req, int err,
 		server_reply_status(req, err);
 		return;
 	}
+	server_show(s, server_node(s, req->in->nodeid), attr);
 	server_fill_attr(&out.attr, attr);
 	fuse_reply(req, &out, sizeof(out));
 }
@@ -34,12 +34,14 @@ void server_statx(void *ctx, struct fuse_request *req)
 	struct server *s = ctx;
 	struct fuse_statx_out out = { .attr_valid = s->valid, .attr_valid_nsec = s->valid_nsec };
 	struct statx attr;
-	int err = ovl_getattr(s->o, server_node(s, req->in->nodeid), &attr);
+	ovl_node node = server_node(s, req->in->nodeid);
+	int err = ovl_getattr(s->o, node, &attr);
 
 	if (err) {
 		server_reply_status(req, err);
 		return;
 	}
+	server_show(s, node, &attr);
 	server_fill_statx(&out.stat, &attr);
 	fuse_reply(req, &out, sizeof(out));
 }
@@ -78,11 +80,22 @@ static unsigned int set_valid(uint32_t valid)
 	return set;
 }
 
+static int change_attr(struct server *s, const struct ovl_caller *caller, ovl_node node,
+		       struct ovl_setattr *set, struct statx *attr)
+{
+	int err = ovl_setattr(s->o, caller, node, set, attr);
+
+	if (unlikely(err == -EPERM || err == -EINVAL) && server_leave_owner(s, set))
+		err = ovl_setattr(s->o, caller, node, set, attr);
+	return err;
+}
+
 void server_setattr(void *ctx, struct fuse_request *req)
 {
 	struct server *s = ctx;
 	const struct fuse_setattr_in *arg = req->arg;
-	struct ovl_caller caller = server_caller(req, 0);
+	ovl_node node = server_node(s, req->in->nodeid);
+	struct ovl_caller caller = server_caller(s, req);
 	struct ovl_setattr set = {
 		.valid = set_valid(arg->valid),
 		.mode = arg->mode & 07777,
@@ -93,22 +106,21 @@ void server_setattr(void *ctx, struct fuse_request *req)
 		.mtime = set_time(arg, FATTR_MTIME_NOW, arg->mtime, arg->mtimensec),
 	};
 	struct statx attr;
+	int err = server_store_owner(s, &set);
 
 	/*
 	 * An empty one is what is left of chown(-1, -1), or of a write that drops set-id bits: what
-	 * HANDLE_KILLPRIV_V2 has the server know. Root's writes drop none.
+	 * HANDLE_KILLPRIV_V2 has the server know.
 	 */
-	if (!(set.valid & ~(unsigned int)(OVL_KILL_SUIDGID | OVL_SET_BY_FD)) && caller.uid != 0)
+	if (!(set.valid & ~(unsigned int)(OVL_KILL_SUIDGID | OVL_SET_BY_FD)))
 		set.valid = OVL_KILL_SUIDGID;
 	if ((arg->valid & FATTR_SIZE) && set.size < 0)
-		server_reply_status(req, -EINVAL);
-	else if (!(set.valid & ~(unsigned int)OVL_SET_BY_FD) && caller.uid == 0)
-		reply_attr(s, req, ovl_getattr(s->o, server_node(s, req->in->nodeid), &attr),
-			   &attr);
-	else
-		reply_attr(s, req,
-			   ovl_setattr(s->o, &caller, server_node(s, req->in->nodeid), &set, &attr),
-			   &attr);
+		err = -EINVAL;
+	if (!err && unlikely(s->hides_acl) && (set.valid & OVL_SET_MODE))
+		err = server_replace_acl(s, &caller, node, set.mode);
+	if (!err)
+		err = change_attr(s, &caller, node, &set, &attr);
+	reply_attr(s, req, err, &attr);
 }
 
 /* A new size frees or copies up data. */

@@ -90,7 +90,14 @@ int server_fill_entry(struct server *s, struct fuse_entry_out *out, const struct
 		.attr_valid = s->valid,
 		.attr_valid_nsec = s->valid_nsec,
 	};
-	server_fill_attr(&out->attr, &in->attr);
+	if (unlikely(s->alters)) {
+		struct statx shown = in->attr;
+
+		server_show_attr(s, in->node, &shown);
+		server_fill_attr(&out->attr, &shown);
+	} else {
+		server_fill_attr(&out->attr, &in->attr);
+	}
 	if (unlikely(s->exports)) {
 		int err =
 			server_exports_count(s->exports, in->node, &out->nodeid, &out->generation);

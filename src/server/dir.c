@@ -75,7 +75,7 @@ static bool fill(void *ctx, const struct ovl_dirent *entry)
 			memset(&plus->entry_out, 0, sizeof(plus->entry_out));
 		dirent = &plus->dirent;
 	}
-	dirent->ino = entry->ino;
+	dirent->ino = server_show_ino(list->server, entry->ino);
 	dirent->off = (uint64_t)entry->next;
 	dirent->namelen = (uint32_t)entry->name_len;
 	dirent->type = entry->type;

@@ -46,7 +46,7 @@ void server_open(void *ctx, struct fuse_request *req)
 {
 	struct server *s = ctx;
 	const struct fuse_open_in *arg = req->arg;
-	struct ovl_caller caller = server_caller(req, 0);
+	struct ovl_caller caller = server_caller(s, req);
 	int flags = (int)arg->flags & OPEN_FLAGS;
 	struct fuse_open_out out;
 	int err;
@@ -89,12 +89,15 @@ void server_create(void *ctx, struct fuse_request *req)
 {
 	struct server *s = ctx;
 	const struct fuse_create_in *arg = req->arg;
-	struct ovl_caller caller = server_caller(req, arg->umask);
+	struct ovl_caller caller;
 	int flags = (int)arg->flags & OPEN_FLAGS;
 	struct ovl_entry entry;
-	int err = ovl_create_file(s->o, &caller, server_node(s, req->in->nodeid), req->string[0],
-				  arg->mode, flags, &entry);
+	int err = server_creator(s, req, arg->umask, &caller);
 
+	if (!err)
+		err = ovl_create_file(s->o, &caller, server_node(s, req->in->nodeid),
+				      req->string[0], server_mode(s, arg->mode, arg->umask), flags,
+				      &entry);
 	/*
 	 * The kernel believed that there was no such name. It must look again and check the
 	 * caller's rights to what there is, which it does after ESTALE.
@@ -108,13 +111,15 @@ void server_tmpfile(void *ctx, struct fuse_request *req)
 {
 	struct server *s = ctx;
 	const struct fuse_create_in *arg = req->arg;
-	struct ovl_caller caller = server_caller(req, arg->umask);
+	struct ovl_caller caller;
 	/* O_EXCL: it may never get a name. The kernel keeps that itself. */
 	int flags = (int)arg->flags & OPEN_FLAGS;
 	struct ovl_entry entry;
-	int err = ovl_tmpfile(s->o, &caller, server_node(s, req->in->nodeid), arg->mode, flags,
-			      &entry);
+	int err = server_creator(s, req, arg->umask, &caller);
 
+	if (!err)
+		err = ovl_tmpfile(s->o, &caller, server_node(s, req->in->nodeid),
+				  server_mode(s, arg->mode, arg->umask), flags, &entry);
 	reply_created(s, req, err, flags, &entry);
 }
 
@@ -160,7 +165,7 @@ void server_write(void *ctx, struct fuse_request *req)
 {
 	struct server *s = ctx;
 	const struct fuse_write_in *arg = req->arg;
-	struct ovl_caller caller = server_caller(req, 0);
+	struct ovl_caller caller = server_caller(s, req);
 	struct fuse_write_out out = { 0 };
 	ssize_t count;
 
@@ -200,7 +205,7 @@ void server_fallocate(void *ctx, struct fuse_request *req)
 {
 	struct server *s = ctx;
 	const struct fuse_fallocate_in *arg = req->arg;
-	struct ovl_caller caller = server_caller(req, 0);
+	struct ovl_caller caller = server_caller(s, req);
 	int err = -EINVAL;
 
 	if (valid_range(arg->offset, arg->length))
@@ -234,7 +239,7 @@ void server_copy_file_range(void *ctx, struct fuse_request *req)
 {
 	struct server *s = ctx;
 	const struct fuse_copy_file_range_in *arg = req->arg;
-	struct ovl_caller caller = server_caller(req, 0);
+	struct ovl_caller caller = server_caller(s, req);
 	struct fuse_copy_file_range_out out64;
 	struct fuse_write_out out32 = { 0 };
 	uint64_t most = INT64_MAX;

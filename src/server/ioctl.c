@@ -23,13 +23,31 @@ static int get_flags(struct server *s, struct fuse_request *req, void *out)
 	return err;
 }
 
+/* The VFS checks that before it asks a FUSE server, but only since Linux 5.13; before, any ioctl
+ * came through. Kernels that do not say who it is are younger. */
+static int check_owner(struct server *s, const struct fuse_request *req)
+{
+	ovl_node node = server_node(s, req->in->nodeid);
+	struct statx st;
+	int err = 0;
+
+	if (req->in->uid == FUSE_INVALID_UIDGID || req->in->uid == 0)
+		return 0;
+	err = ovl_getattr(s->o, node, &st);
+	if (err)
+		return err;
+	server_show(s, node, &st);
+	return st.stx_uid == req->in->uid ? 0 : -EPERM;
+}
+
 static int set_flags(struct server *s, struct fuse_request *req, void *out)
 {
-	struct ovl_caller caller = server_caller(req, 0);
+	struct ovl_caller caller = server_caller(s, req);
 	unsigned int flags;
+	int err = check_owner(s, req);
 
 	memcpy(&flags, req->payload, sizeof(flags));
-	return ovl_set_flags(s->o, &caller, server_node(s, req->in->nodeid), flags);
+	return err ? err : ovl_set_flags(s->o, &caller, server_node(s, req->in->nodeid), flags);
 }
 
 static int get_fsxattr(struct server *s, struct fuse_request *req, void *out)
@@ -39,11 +57,12 @@ static int get_fsxattr(struct server *s, struct fuse_request *req, void *out)
 
 static int set_fsxattr(struct server *s, struct fuse_request *req, void *out)
 {
-	struct ovl_caller caller = server_caller(req, 0);
+	struct ovl_caller caller = server_caller(s, req);
 	struct fsxattr set;
+	int err = check_owner(s, req);
 
 	memcpy(&set, req->payload, sizeof(set));
-	return ovl_set_fsxattr(s->o, &caller, server_node(s, req->in->nodeid), &set);
+	return err ? err : ovl_set_fsxattr(s->o, &caller, server_node(s, req->in->nodeid), &set);
 }
 
 /*

@@ -36,7 +36,7 @@ static void reply_entry(struct server *s, struct fuse_request *req, int err,
  */
 static void lookup_dots(struct server *s, struct fuse_request *req)
 {
-	struct ovl_caller caller = server_caller(req, 0);
+	struct ovl_caller caller = server_caller(s, req);
 	uint64_t nodeid = req->in->nodeid;
 	ovl_node node = server_node(s, nodeid);
 	struct fuse_entry_out out;
@@ -129,45 +129,49 @@ void server_readlink(void *ctx, struct fuse_request *req)
 void server_symlink(void *ctx, struct fuse_request *req)
 {
 	struct server *s = ctx;
-	struct ovl_caller caller = server_caller(req, 0);
+	struct ovl_caller caller;
 	struct ovl_entry entry;
+	int err = server_creator(s, req, 0, &caller);
 
-	reply_entry(s, req,
-		    ovl_symlink(s->o, &caller, server_node(s, req->in->nodeid), req->string[0],
-				req->string[1], &entry),
-		    &entry);
+	if (!err)
+		err = ovl_symlink(s->o, &caller, server_node(s, req->in->nodeid), req->string[0],
+				  req->string[1], &entry);
+	reply_entry(s, req, err, &entry);
 }
 
 void server_mknod(void *ctx, struct fuse_request *req)
 {
 	struct server *s = ctx;
 	const struct fuse_mknod_in *arg = req->arg;
-	struct ovl_caller caller = server_caller(req, arg->umask);
+	struct ovl_caller caller;
 	struct ovl_entry entry;
+	int err = server_creator(s, req, arg->umask, &caller);
 
-	reply_entry(s, req,
-		    ovl_mknod(s->o, &caller, server_node(s, req->in->nodeid), req->string[0],
-			      arg->mode, server_decode_dev(arg->rdev), &entry),
-		    &entry);
+	if (!err)
+		err = ovl_mknod(s->o, &caller, server_node(s, req->in->nodeid), req->string[0],
+				server_mode(s, arg->mode, arg->umask), server_decode_dev(arg->rdev),
+				&entry);
+	reply_entry(s, req, err, &entry);
 }
 
 void server_mkdir(void *ctx, struct fuse_request *req)
 {
 	struct server *s = ctx;
 	const struct fuse_mkdir_in *arg = req->arg;
-	struct ovl_caller caller = server_caller(req, arg->umask);
+	struct ovl_caller caller;
 	struct ovl_entry entry;
+	int err = server_creator(s, req, arg->umask, &caller);
 
-	reply_entry(s, req,
-		    ovl_mkdir(s->o, &caller, server_node(s, req->in->nodeid), req->string[0],
-			      arg->mode & ~S_IFMT, &entry),
-		    &entry);
+	if (!err)
+		err = ovl_mkdir(s->o, &caller, server_node(s, req->in->nodeid), req->string[0],
+				server_mode(s, arg->mode & ~S_IFMT, arg->umask), &entry);
+	reply_entry(s, req, err, &entry);
 }
 
 void server_unlink(void *ctx, struct fuse_request *req)
 {
 	struct server *s = ctx;
-	struct ovl_caller caller = server_caller(req, 0);
+	struct ovl_caller caller = server_caller(s, req);
 
 	server_reply_status(
 		req, ovl_unlink(s->o, &caller, server_node(s, req->in->nodeid), req->string[0]));
@@ -176,7 +180,7 @@ void server_unlink(void *ctx, struct fuse_request *req)
 void server_rmdir(void *ctx, struct fuse_request *req)
 {
 	struct server *s = ctx;
-	struct ovl_caller caller = server_caller(req, 0);
+	struct ovl_caller caller = server_caller(s, req);
 
 	server_reply_status(
 		req, ovl_rmdir(s->o, &caller, server_node(s, req->in->nodeid), req->string[0]));
@@ -185,7 +189,7 @@ void server_rmdir(void *ctx, struct fuse_request *req)
 static void reply_rename(struct server *s, struct fuse_request *req, uint64_t newdir,
 			 unsigned int flags)
 {
-	struct ovl_caller caller = server_caller(req, 0);
+	struct ovl_caller caller = server_caller(s, req);
 
 	server_reply_status(req, ovl_rename(s->o, &caller, server_node(s, req->in->nodeid),
 					    req->string[0], server_node(s, newdir), req->string[1],
@@ -210,7 +214,7 @@ void server_link(void *ctx, struct fuse_request *req)
 {
 	struct server *s = ctx;
 	const struct fuse_link_in *arg = req->arg;
-	struct ovl_caller caller = server_caller(req, 0);
+	struct ovl_caller caller = server_caller(s, req);
 	struct ovl_entry entry;
 
 	reply_entry(s, req,

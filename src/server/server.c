@@ -73,14 +73,35 @@ static int start_session(struct server *s, const struct server_config *config)
 		.allowed = s->allow_root ? allowed : NULL,
 	};
 
-	if (ovl_has_acl(s->o))
+	if (ovl_has_acl(s->o) && !s->no_acl)
 		session.want.flags |= FUSE_POSIX_ACL;
+	/* With it requests do not say any more who makes them, which allow_root has to know. */
+	if (!s->allow_root)
+		session.want.flags |= FUSE_ALLOW_IDMAP;
 	session.want.flags |= s->exports ? FUSE_EXPORT_SUPPORT : FUSE_NO_EXPORT_SUPPORT;
 	/* Somebody else may change the layers: what the kernel has cached goes when mtime or size
 	 * change. */
 	if (!s->coherent)
 		session.want.flags |= FUSE_AUTO_INVAL_DATA;
 	return fuse_session_create(&session, &s->session);
+}
+
+/* What is mapped not at all costs nothing. */
+static const struct id_map *mapping(const struct id_map *map)
+{
+	return map && !id_map_is_trivial(map) ? map : NULL;
+}
+
+static void choose_view(struct server *s, const struct server_config *config)
+{
+	s->uids = mapping(config->uids);
+	s->gids = mapping(config->gids);
+	s->static_nlink = config->static_nlink;
+	s->ino32 = config->ino32;
+	s->no_xattrs = config->no_xattrs;
+	s->no_acl = config->no_acl || config->no_xattrs;
+	s->hides_acl = s->no_acl && ovl_has_acl(s->o);
+	s->alters = s->uids || s->gids || s->static_nlink || s->ino32 || s->hides_acl;
 }
 
 int server_mount(const struct server_config *config, struct ovl *o, struct server **out,
@@ -110,6 +131,7 @@ int server_mount(const struct server_config *config, struct ovl *o, struct serve
 	s->owner = getuid();
 	s->view = config->view;
 	server_set_timeout(s, config->timeout);
+	choose_view(s, config);
 	server_dirs_init(&s->dirs);
 	fuse_session_block_signals(&signals);
 	err = ovl_get_features(o)->nfs_export ? server_exports_new(o, &s->exports) : 0;

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * Shared by the files of the server: ops.c (the table), namespace.c, attr.c, file.c, dir.c,
- * xattr.c, ioctl.c (handlers by topic), convert.c, dirtable.c, exports.c and server.c.
+ * xattr.c, ioctl.c (handlers by topic), convert.c, ids.c, mapping.c, dirtable.c, exports.c and
+ * server.c.
  *
  * Threads: handlers run in any thread. Everything in struct server is constant while it serves but
  * dirs and exports, which have their own locks.
@@ -11,6 +12,7 @@
 #include <errno.h>
 #include <stdbool.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <sys/types.h>
 
 #include "fuse/mount.h"
@@ -19,7 +21,9 @@
 #include "overlay/ovl.h"
 #include "server/dirtable.h"
 #include "server/exports.h"
+#include "server/ids.h"
 #include "server/server.h"
+#include "util/base.h"
 
 struct server {
 	struct ovl *o;
@@ -37,6 +41,16 @@ struct server {
 	bool allow_root;
 	const char *view; /* words of -o, or NULL */
 	uid_t owner;      /* who mounted */
+	/* How the mount shows the numbers of users and groups; NULL when it shows them as they
+	 * are. */
+	const struct id_map *uids;
+	const struct id_map *gids;
+	bool alters; /* some attribute is shown otherwise than it is: see server_show() */
+	bool static_nlink;
+	bool ino32;
+	bool hides_acl; /* there may be ACLs, and nobody checks them */
+	bool no_acl;
+	bool no_xattrs;
 };
 
 /* ops.c */
@@ -74,17 +88,62 @@ static inline void server_forget_nodeid(struct server *s, uint64_t nodeid, uint6
 		ovl_forget(s->o, node, nlookup);
 }
 
-/* The caller of @req; valid as long as @req. */
-static inline struct ovl_caller server_caller(const struct fuse_request *req, uint32_t umask)
+/*
+ * The caller of @req, for whatever does not create: with FUSE_ALLOW_IDMAP the header has no numbers
+ * then, so nobody may rely on them. Valid as long as @req.
+ */
+static inline struct ovl_caller server_caller(const struct server *s,
+					      const struct fuse_request *req)
 {
 	return (struct ovl_caller){
-		.uid = req->in->uid,
-		.gid = req->in->gid,
+		.uid = FUSE_INVALID_UIDGID,
+		.gid = FUSE_INVALID_UIDGID,
 		.pid = (pid_t)req->in->pid,
-		.umask = umask & 0777,
+		.uids = s->uids,
+		.gids = s->gids,
 		.interrupted = &req->interrupted,
 	};
 }
+
+/* mapping.c: what the mount shows otherwise than it is in the layers, and back. */
+
+/* Ids, links, numbers and hidden ACLs of @node's attributes. */
+void server_show_attr(const struct server *s, ovl_node node, struct statx *st);
+
+static inline void server_show(const struct server *s, ovl_node node, struct statx *st)
+{
+	if (unlikely(s->alters))
+		server_show_attr(s, node, st);
+}
+
+/* st_ino and d_ino */
+static inline uint64_t server_show_ino(const struct server *s, uint64_t ino)
+{
+	return unlikely(s->ino32) ? server_fold_ino(ino) : ino;
+}
+
+/*
+ * The caller of @req as the owner of what it creates. -EOVERFLOW, as the kernel says of idmapped
+ * mounts: nothing stands for it in the layers, and it is not root.
+ */
+int server_creator(const struct server *s, const struct fuse_request *req, uint32_t umask,
+		   struct ovl_caller *out);
+/* Where ACLs are hidden, a default ACL is no reason to leave the umask out. */
+static inline mode_t server_mode(const struct server *s, uint32_t mode, uint32_t umask)
+{
+	return unlikely(s->hides_acl) ? mode & ~(umask & 0777) : mode;
+}
+
+/* Translates the ids that @set gives to the layers'. */
+int server_store_owner(const struct server *s, struct ovl_setattr *set);
+/*
+ * The layers did not let us give it to whom it is shown as belonging to anyway: takes that out of
+ * @set, so that it is chown(2) to nobody else. False when there is no such thing in it.
+ */
+bool server_leave_owner(const struct server *s, struct ovl_setattr *set);
+/* With hidden ACLs: an ACL would go on having its say, so the mode takes its place. */
+int server_replace_acl(const struct server *s, const struct ovl_caller *caller, ovl_node node,
+		       mode_t mode);
 
 /*
  * The answer to what the engine returned. ENOSYS would switch the operation off for the life of the

@@ -14,9 +14,8 @@
 #include "server/status.h"
 #include "util/base.h"
 
-/* The numbers of a process, in /proc's pid namespace and those below it: how many, and the first.
- */
-static int pid_numbers(const char *process, long *first)
+/* The numbers after @field in /proc/PROCESS/status: how many, and at most the first @most. */
+static int numbers(const char *process, const char *field, long *out, int most)
 {
 	autofree char *line = NULL;
 	char path[64];
@@ -30,40 +29,66 @@ static int pid_numbers(const char *process, long *first)
 	while (f && getline(&line, &room, f) > 0) {
 		char *save = NULL;
 
-		if (strncmp(line, "NSpid:", 6) != 0)
+		if (strncmp(line, field, strlen(field)) != 0)
 			continue;
-		for (char *s = strtok_r(line + 6, " \t\n", &save); s;
+		for (char *s = strtok_r(line + strlen(field), " \t\n", &save); s;
 		     s = strtok_r(NULL, " \t\n", &save))
-			if (count++ == 0)
-				*first = strtol(s, NULL, 10);
+			if (count++ < most)
+				out[count - 1] = strtol(s, NULL, 10);
 		break;
 	}
 	return count;
+}
+
+/* /proc may be another namespace's, and then numbers in it mean others. */
+static bool proc_is_ours(void)
+{
+	long own = 0;
+
+	return numbers("self", "NSpid:", &own, 1) == 1 && own == getpid();
 }
 
 /* It waits for our answer, so its number is still its own. 0: it is outside of our namespace. */
 static bool in_our_pid_namespace(uint32_t pid)
 {
 	char name[16];
-	long own = 0;
 	long first = 0;
 
-	/* /proc may be another namespace's, and then numbers in it mean others. */
-	if (pid_numbers("self", &own) != 1 || own != getpid())
-		return false;
 	snprintf(name, sizeof(name), "%u", pid);
-	return pid && pid_numbers(name, &first) == 1 && first == (long)pid;
+	return pid && proc_is_ours() && numbers(name, "NSpid:", &first, 1) == 1 &&
+	       first == (long)pid;
+}
+
+/* With FUSE_ALLOW_IDMAP the kernel does not say who it is: real, effective, saved, fs. */
+static bool find_uid(const struct fuse_request *req, uid_t *uid)
+{
+	char name[16];
+	long ids[4];
+
+	*uid = req->in->uid;
+	if (*uid != FUSE_INVALID_UIDGID)
+		return true;
+	snprintf(name, sizeof(name), "%u", req->in->pid);
+	if (!req->in->pid || !proc_is_ours() || numbers(name, "Uid:", ids, 4) != 4)
+		return false;
+	*uid = (uid_t)ids[3];
+	return true;
 }
 
 static bool is_known(const struct server *s, const struct fuse_request *req)
 {
-	return req->in->uid == 0 || req->in->uid == s->owner;
+	uid_t uid;
+
+	return find_uid(req, &uid) && (uid == 0 || uid == s->owner);
 }
 
-/* What the engine does not know of: at the end of "options=", its last line, and a line each. */
+/* What the engine does not know of ends "options=", its last line, and has a line each. */
 static void put_view(const char *view, FILE *out)
 {
-	fseek(out, -1, SEEK_CUR);
+	if (!view) {
+		fputc('\n', out);
+		return;
+	}
 	fprintf(out, ",%s\n", view);
 	for (size_t len; *view; view += len + (view[len] == ',')) {
 		len = strcspn(view, ",");
@@ -80,8 +105,7 @@ static int make_text(const struct server *s, char **text, size_t *size)
 	if (!out)
 		return -ENOMEM;
 	err = ovl_describe(s->o, out);
-	if (!err && s->view)
-		put_view(s->view, out);
+	put_view(s->view, out);
 	fprintf(out, "allow_other=%s\nallow_root=%s\n", s->allow_other ? "on" : "off",
 		s->allow_root ? "on" : "off");
 	if (fclose(out) != 0 && !err)

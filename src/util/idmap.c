@@ -13,16 +13,35 @@ void id_map_free(struct id_map *m)
 	*m = (struct id_map){ 0 };
 }
 
+/* Which range is the first that begins after @disk. */
+static size_t first_after(const struct id_map *m, uint32_t disk)
+{
+	size_t low = 0;
+	size_t high = m->count;
+
+	while (low < high) {
+		size_t middle = low + (high - low) / 2;
+
+		if (m->ranges[middle].disk > disk)
+			high = middle;
+		else
+			low = middle + 1;
+	}
+	return low;
+}
+
 uint32_t id_map_show(const struct id_map *m, uint32_t disk)
 {
+	size_t n;
+
 	if (m->squash)
 		return m->squash_to;
 	if (!m->count)
 		return disk;
-	for (size_t n = 0; n < m->count; n++)
-		if (disk - m->ranges[n].disk < m->ranges[n].count)
-			return m->ranges[n].shown + (disk - m->ranges[n].disk);
-	return ID_NONE;
+	n = first_after(m, disk);
+	if (!n || disk - m->ranges[n - 1].disk >= m->ranges[n - 1].count)
+		return ID_NONE;
+	return m->ranges[n - 1].shown + (disk - m->ranges[n - 1].disk);
 }
 
 uint32_t id_map_store(const struct id_map *m, uint32_t shown)
@@ -63,6 +82,7 @@ static bool overlap(uint32_t a, uint32_t b, uint32_t a_count, uint32_t b_count)
 static int add_range(struct id_map *m, const struct id_range *r)
 {
 	struct id_range *ranges;
+	size_t at;
 
 	if (!r->count || (uint64_t)r->disk + r->count > ID_NONE ||
 	    (uint64_t)r->shown + r->count > ID_NONE)
@@ -74,8 +94,11 @@ static int add_range(struct id_map *m, const struct id_range *r)
 	ranges = reallocarray(m->ranges, m->count + 1, sizeof(*ranges));
 	if (!ranges)
 		return -ENOMEM;
-	ranges[m->count++] = *r;
 	m->ranges = ranges;
+	at = first_after(m, r->disk);
+	memmove(ranges + at + 1, ranges + at, (m->count - at) * sizeof(*ranges));
+	ranges[at] = *r;
+	m->count++;
 	return 0;
 }
 

@@ -23,7 +23,7 @@ struct id_range {
 
 /* Zeroed: every number is itself. */
 struct id_map {
-	struct id_range *ranges;
+	struct id_range *ranges; /* in the order of disk */
 	size_t count;
 	bool squash; /* whoever owns it in the layers, it is shown as ... */
 	uint32_t squash_to;

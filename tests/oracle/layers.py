@@ -393,3 +393,21 @@ def digest(root, inos=None, with_atime=True):
             if add(sub, root + b"/" + sub):
                 stack.append(sub)
     return out
+
+
+def whiteouts_to_files(root, prefix):
+    """Says with files what whiteouts and the marks of opaque directories say in a layer."""
+    for path, dirs, files in os.walk(root):
+        here = os.stat(path)
+        for name in files:
+            st = os.lstat(os.path.join(path, name))
+            if stat.S_ISCHR(st.st_mode) and st.st_rdev == 0:
+                os.rename(os.path.join(path, name), os.path.join(path, b".wh." + name))
+        try:
+            opaque = path != root and os.getxattr(path, prefix + b"opaque") == b"y"
+        except OSError:
+            opaque = False
+        if opaque:
+            os.mknod(os.path.join(path, b".wh..wh..opq"), stat.S_IFREG)
+            os.removexattr(path, prefix + b"opaque")
+        os.utime(path, ns=(here.st_atime_ns, here.st_mtime_ns))

@@ -46,6 +46,7 @@ def connection(mountpoint):
 class Kernel:
     name = "kernel"
     fuse = False
+    whiteout_files = False
 
     def __init__(self, extra=b""):
         self.extra = extra
@@ -62,15 +63,22 @@ class Kernel:
 class Fuse:
     fuse = True
 
-    def __init__(self, path, words=(), extra=b""):
+    def __init__(self, path, words=(), extra=b"", whiteout_files=False):
+        self.path = path
         self.argv = [path, *words]
         self.name = os.path.basename(path)
         self.extra = extra
+        self.whiteout_files = whiteout_files  # which the kernel's overlayfs cannot read
+        self.env = dict(os.environ)
+        if whiteout_files:
+            self.name = "fuse-overlayfs"
+            self.argv = [self.name]
+            self.env["FUSE_OVERLAYFS_DISABLE_OVL_WHITEOUT"] = "1"
 
     def mount(self, stack, mountpoint):
         options = _options(stack, stack.options, self.extra)
         argv = [*self.argv, "-o", options, mountpoint]
-        with subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+        with subprocess.Popen(argv, executable=self.path, env=self.env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                               stderr=subprocess.STDOUT) as p:
             try:
                 said = p.communicate(timeout=60)[0]
@@ -83,14 +91,19 @@ class Fuse:
         return None
 
 
-def implementation(word):
+def implementation(word, whiteout_files=False):
     """
+    @whiteout_files: plyfs as fuse-overlayfs, with whiteouts that are files.
+
     "kernel" or "kernel:OPTIONS" (to try the oracle itself), else the path of plyfs, or of something
     whose name begins with fuse-overlayfs, with OPTIONS after a comma.
     """
     if word == "kernel" or word.startswith("kernel:"):
         return Kernel(os.fsencode(word[7:]))
     path, _, extra = word.partition(",")
+    if whiteout_files:
+        words = "dev," + extra if extra else "dev"  # under this name nodev is the default
+        return Fuse(path, extra=os.fsencode(words), whiteout_files=True)
     if os.path.basename(path).startswith("fuse-overlayfs"):
         return Fuse(path, extra=os.fsencode(extra))
     return Fuse(path, ["mount"], extra=os.fsencode(extra))

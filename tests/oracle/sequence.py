@@ -147,6 +147,8 @@ class Bench:
                 os.mkdir(self.upper[side])
                 os.mkdir(self.work[side])
                 layers.build(self.upper[side], plan["upper"], self.prefix)
+                if self.impl[side].whiteout_files:
+                    layers.whiteouts_to_files(self.upper[side], self.prefix)
         self.inos = {}
         self.everything = self.views + data_views
         self.digests = [layers.digest(view, self.inos) for view in self.everything]
@@ -466,7 +468,7 @@ class Run:
         self.volatile()
         if self.generator:
             self.generator.forget_handles()
-        if swap:
+        if swap and not bench.other.whiteout_files:
             self.swapped = True
             bench.impl["A"], bench.impl["B"] = bench.impl["B"], bench.impl["A"]
         for side in "AB":
@@ -524,6 +526,18 @@ class Run:
             return
         self.volatile()
         self.workdir(other)
+        if not plyfs.whiteout_files:
+            self.uppers(ref, other)
+        # each upper by the other implementation, then by its own again
+        rounds = [("each upper by the other", other, ref), ("each upper by its own again", ref, other)]
+        for where, kernel_over, plyfs_over in rounds[plyfs.whiteout_files:]:
+            self.reopened(where, kernel_over, plyfs_over, last)
+        self.lowers()
+
+    def uppers(self, ref, other):
+        """What both have left on disk."""
+        bench = self.bench
+        plyfs = bench.impl[other]
         expected = tree.on_disk(bench.upper[ref], bench.work[ref], bench.views, bench.prefix)
         upper = tree.on_disk(bench.upper[other], bench.work[other], bench.views, bench.prefix)
         found = tree.compare(expected, upper)
@@ -535,29 +549,31 @@ class Run:
         self.differ("the uppers on disk", found)
         if plyfs.fuse and not self.swapped:  # the kernel's overlayfs forgets it when it links
             self.differ("the upper on disk", tree.check_impure(upper, bench.prefix))
-        # each upper by the other implementation, then by its own again
-        for where, kernel_over, plyfs_over in (("each upper by the other", other, ref),
-                                               ("each upper by its own again", ref, other)):
-            for side, impl in ((kernel_over, kernel), (plyfs_over, plyfs)):
-                bench.mount(bench.root[side], impl, side)
-            by_kernel = bench.look(bench.root[kernel_over], self.blocks())
-            by_plyfs = bench.look(bench.root[plyfs_over], self.blocks())
-            indexed, counted = self.sides[ref].indexed, self.sides[ref].indexes_all
-            self.differ(where, [
-                d for d in tree.compare(by_kernel, by_plyfs) if d[1] != "blocks"
-                and not (counted and differences.counts_its_index(*d))
-                and not (indexed and differences.above_an_alias(by_plyfs, *d))])
-            for name, now in (("plyfs", by_plyfs), ("kernel", by_kernel)):
-                # a count that has gone wrong lasts as long as the mount: now both count anew
-                # and names that cannot be looked up are listed, or not, with what is united
-                self.differ(where + ", " + name, [
-                    d for d in tree.compare(last, now)
-                    if not (indexed and (d[1] == "nlink" or d[1:] == ("extra", None, "error ENOENT")
-                                         or differences.above_an_alias(now, *d)))])
-            for side in "AB":
-                bench.umount(bench.root[side])
-            self.volatile()
-        self.lowers()
+
+    def reopened(self, where, kernel_over, plyfs_over, last):
+        """Both show the tree that there was @last, over the upper of this side each."""
+        bench = self.bench
+        ref = self.kernel_side()
+        kernel, plyfs = bench.impl[ref], bench.impl["B" if ref == "A" else "A"]
+        for side, impl in ((kernel_over, kernel), (plyfs_over, plyfs)):
+            bench.mount(bench.root[side], impl, side)
+        by_kernel = bench.look(bench.root[kernel_over], self.blocks())
+        by_plyfs = bench.look(bench.root[plyfs_over], self.blocks())
+        indexed, counted = self.sides[ref].indexed, self.sides[ref].indexes_all
+        self.differ(where, [
+            d for d in tree.compare(by_kernel, by_plyfs) if d[1] != "blocks"
+            and not (counted and differences.counts_its_index(*d))
+            and not (indexed and differences.above_an_alias(by_plyfs, *d))])
+        for name, now in (("plyfs", by_plyfs), ("kernel", by_kernel)):
+            # a count that has gone wrong lasts as long as the mount: now both count anew
+            # and names that cannot be looked up are listed, or not, with what is united
+            self.differ(where + ", " + name, [
+                d for d in tree.compare(last, now)
+                if not (indexed and (d[1] == "nlink" or d[1:] == ("extra", None, "error ENOENT")
+                                     or differences.above_an_alias(now, *d)))])
+        for side in "AB":
+            bench.umount(bench.root[side])
+        self.volatile()
 
     def volatile(self):
         """Both sides leave the mark of a volatile mount, or neither does."""

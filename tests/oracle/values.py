@@ -15,6 +15,19 @@ ODD_NAMES = [
     b"a:b,c\\d", b"M" * 254,
 ]
 
+
+
+def leave_whiteout_names():
+    """
+    Leaves out the names that a union whose whiteouts may be files has no room for, and the marks of
+    layers that say something there whichever prefix the mount itself uses.
+    """
+    for i, name in enumerate(ODD_NAMES):
+        ODD_NAMES[i] = name.replace(b".wh.", b".w.h.")[:251]
+    for i, name in enumerate(OVERLAY_XATTRS):
+        OVERLAY_XATTRS[i] = name.replace(b"user.overlay.", b"user.overlays.")
+
+
 # Two ordinary users, with and without a group in common, and a stranger.
 ROOT = (0, 0, ())
 CALLERS = [

@@ -279,7 +279,7 @@ int ovl_fsync(struct ovl *o, ovl_node node, bool datasync)
 
 int ovl_describe(const struct ovl *o, FILE *out)
 {
-	return fputs("options=\n", out) < 0 ? -ENOMEM : 0;
+	return fputs("options=lowerdir=l", out) < 0 ? -ENOMEM : 0;
 }
 
 int ovl_syncfs(struct ovl *o)

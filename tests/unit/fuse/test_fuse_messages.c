@@ -31,6 +31,7 @@ struct state {
 	size_t data_size;
 	unsigned int replies;
 	int send_result;
+	uint32_t uid; /* of the caller of an ioctl */
 };
 
 static int keep_reply(struct fuse_request *req, const struct iovec *iov, int count)
@@ -617,7 +618,10 @@ static void test_xattr_size_is_asked_and_value_given(void **state)
 
 static int do_ioctl(struct state *s, struct fuse_ioctl_in arg, const void *data, size_t size)
 {
+	struct fuse_in_header *in = (void *)s->message;
+
 	begin(s, FUSE_IOCTL, 1);
+	in->uid = s->uid;
 	add(s, &arg, sizeof(arg));
 	add(s, data, size);
 	return run(s);
@@ -659,6 +663,21 @@ static void test_ioctl_sizes_are_checked(void **state)
 	assert_int_equal(do_ioctl(s, arg, NULL, 0), -EINVAL);
 	arg = (struct fuse_ioctl_in){ .cmd = 0x1234, .out_size = 4 };
 	assert_int_equal(do_ioctl(s, arg, NULL, 0), -ENOTTY);
+}
+
+static void test_only_the_owner_sets_flags(void **state)
+{
+	struct state *s = *state;
+	const struct fuse_ioctl_in arg = { .cmd = FS_IOC_SETFLAGS, .in_size = 4 };
+	unsigned int flags = 0x10;
+
+	s->uid = 10;
+	assert_int_equal(do_ioctl(s, arg, &flags, 4), -EPERM);
+	s->uid = 0;
+	assert_int_equal(do_ioctl(s, arg, &flags, 4), 0);
+	/* The kernel that does not say who it is has checked that. */
+	s->uid = FUSE_INVALID_UIDGID;
+	assert_int_equal(do_ioctl(s, arg, &flags, 4), 0);
 }
 
 static void test_setattr_hands_over_every_bit(void **state)
@@ -760,6 +779,7 @@ int main(void)
 		TEST(test_handler_without_an_answer_is_answered_for),
 		TEST(test_xattr_size_is_asked_and_value_given),
 		TEST(test_ioctl_sizes_are_checked),
+		TEST(test_only_the_owner_sets_flags),
 		TEST(test_setattr_hands_over_every_bit),
 		TEST(test_copy_file_range_answers_in_its_own_width),
 		TEST(test_batch_forget_stays_inside_the_message),

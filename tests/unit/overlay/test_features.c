@@ -246,11 +246,11 @@ static void test_without_xattrs_nothing_is_left_that_needs_them(void **state)
 						  .uuid = OVL_UUID_NULL,
 						  .fsync = OVL_FSYNC_STRICT };
 
-	features_fall_back(&o, "a test");
+	features_fall_back(&o, 0, "a test");
 	assert_memory_equal(&o.features, &want, sizeof(want));
 	o.features.xino = OVL_XINO_ON;
 	o.features.uuid = OVL_UUID_OFF;
-	features_fall_back(&o, "a test");
+	features_fall_back(&o, 0, "a test");
 	assert_int_equal(o.features.xino, OVL_XINO_ON);
 	assert_int_equal(o.features.uuid, OVL_UUID_OFF);
 }
