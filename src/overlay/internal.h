@@ -196,7 +196,8 @@ struct ovl {
 	bool samefs;                  /* every layer has the same st_dev */
 	struct ovl_features features; /* in effect; userxattr is ovl.userxattr */
 	struct ovl_compat compat;     /* in effect */
-	bool knows_overrides;     /* what keeps owners and modes is nobody's xattr: override.h */
+	bool knows_overrides; /* what keeps owners and modes is nobody's xattr: override.h */
+	mode_t real_bits; /* which others may have on what is really there: those of upper's root */
 	bool whiteouts_are_files; /* those that are made: whfile.h */
 	unsigned int name_max;
 	unsigned int ino_shift; /* the bit of st_ino that says that it is hashed; see ino.c */

@@ -240,7 +240,10 @@ static int mark_upper(struct ovl *o, char *message, size_t size)
 
 	if (!upper->override_count && o->compat.override == OVL_OVERRIDE_NONE)
 		return 0;
-	err = find_root_stat(o, &st);
+	err = at_statx(layer_fd(upper->root), "", &st);
+	o->real_bits = st.stx_mode & 0055;
+	if (err == 0)
+		err = find_root_stat(o, &st);
 	put_first(upper, which);
 	if (err == 0)
 		err = store(upper, layer_fd(upper->root), "", S_IFDIR, &st);
@@ -273,8 +276,9 @@ int override_init(struct ovl *o, char *message, size_t size)
  * --------------------------------------------------------------------------------*/
 
 /*
- * Nobody on the host gets rights that the container's owner did not want to give to others, and
- * nobody but us may write.
+ * Nobody on the host gets rights that were not given to others in the mount, nor those that upper's
+ * root withholds, which has the mode that force_mask of containers/storage says; and nobody but us
+ * may write.
  */
 mode_t object_real_mode(const struct ovl *o, mode_t mode)
 {
@@ -283,8 +287,8 @@ mode_t object_real_mode(const struct ovl *o, mode_t mode)
 	if (S_ISLNK(mode))
 		return mode;
 	if (S_ISDIR(mode))
-		return S_IFDIR | S_IRWXU | (mode & 0055);
-	return S_IFREG | S_IRUSR | S_IWUSR | (mode & 0155);
+		return S_IFDIR | S_IRWXU | (mode & o->real_bits);
+	return S_IFREG | S_IRUSR | S_IWUSR | (mode & (S_IXUSR | o->real_bits));
 }
 
 int object_own(struct ovl *o, int dirfd, const char *name, mode_t real, const struct statx *attr)
@@ -350,6 +354,12 @@ static int store_again(struct ovl *o, int dirfd, const char *name, mode_t real,
 	return err;
 }
 
+/* The real mode of upper's root is its owner's: all others follow it. */
+static bool is_root(const struct ovl *o, int dirfd, const char *name)
+{
+	return !*name && dirfd == layer_fd(o->layers[0].root);
+}
+
 /* The attribute of an object says something else from here on; and then its real mode follows. */
 static int change(struct ovl *o, int dirfd, const char *name, mode_t real,
 		  const struct statx *shown)
@@ -361,7 +371,7 @@ static int change(struct ovl *o, int dirfd, const char *name, mode_t real,
 		wanted = shown->stx_mode & 0777;
 	else
 		err = store_again(o, dirfd, name, real, shown);
-	if (S_ISLNK(real) || err < 0 || (real & 07777) == wanted)
+	if (S_ISLNK(real) || err < 0 || (real & 07777) == wanted || is_root(o, dirfd, name))
 		return err; /* symlinks have no mode */
 	return at_chmod(dirfd, name, wanted);
 }

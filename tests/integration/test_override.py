@@ -279,6 +279,19 @@ def test_what_is_written_in_upper(union):
         assert os.lstat(union.upper / name).st_mode == real, name
 
 
+def test_what_the_root_of_upper_withholds_others_do_not_get(union):
+    """containers/storage gives it the mode that force_mask says."""
+    os.chmod(union.upper, 0o710)
+    m = union.mount(option("2"))
+    write(m / "f", mode=0o755)
+    mkdir(m / "d", mode=0o777)
+    assert mode_of(union.upper / "f") == 0o710 and mode_of(union.upper / "d") == 0o710
+    assert mode_of(m / "f") == 0o755 and mode_of(m / "d") == 0o777
+    assert mode_of(m) == 0o710
+    os.chmod(m, 0o1777)
+    assert mode_of(m) == 0o1777 and mode_of(union.upper) == 0o710
+
+
 @needs_privilege
 def test_rights_are_those_that_are_shown(union):
     write(union.lower() / "low", "x", mode=0o600)
