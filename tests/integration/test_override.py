@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
 """xattr_permissions=: owner, mode and type of objects that are kept in an xattr.
 
-What a mount shows is what one without it shows: the same operations on both give the same tree. What
-lies in upper is really ours, directories and regular files without set-id bits, and says in its
-attribute what it is. Layers of fuse-overlayfs and containers/storage are read by theirs.
+What a mount shows is what one without it shows: the same operations on both give the same tree.
+What lies in upper is really ours, directories and regular files without set-id bits, and says in
+its attribute what it is. Layers of fuse-overlayfs and containers/storage are read by theirs.
 """
 
 import errno
@@ -821,7 +821,8 @@ def calls_of(union, function):
         tracer.wait(10)
         tracer.stderr.close()
     # "syscall_": getxattrat(2) and its kin, which strace(1) may not know yet
-    return len(re.findall(r"^\d+ +(?:\w*(?:stat|open|xattr)\w*|syscall_\w+)\(", log.read_text(), re.M))
+    calls = re.compile(r"^\d+ +(?:\w*(?:stat|open|xattr)\w*|syscall_\w+)\(", re.M)
+    return len(calls.findall(log.read_text()))
 
 
 @pytest.mark.root("strace")
@@ -841,99 +842,3 @@ def test_an_attribute_costs_one_call_and_nothing_where_there_is_none(new_union):
     plain, asked, marked = counts
     assert asked == plain
     assert marked == plain + 20
-
-
-# --- crashes --------------------------------------------------------------------------------------
-
-# setxattr(2) and its kin are made by name, or between two calls that strace(1) knows
-CALLS = "renameat2 linkat unlinkat mkdirat openat fchownat utimensat fsync close statx".split()
-CRASH_NAMES = ("f", "d", "d/in", "pipe", "low", "lowdir", "lowdir/in", "old", "made", "moved")
-
-
-def crash_lower(union):
-    os.setxattr(union.lower(), CONTAINERS, b"0:0:0755")
-    for name, value in (("low", b"1:2:04755"), ("pipe", b"3:4:0640:pipe"), ("old", b"5:6:0600")):
-        write(union.lower() / name, "" if name == "pipe" else name, xattrs={CONTAINERS: value})
-    mkdir(union.lower() / "lowdir", xattrs={CONTAINERS: b"7:8:02775"})
-    write(union.lower() / "lowdir/in", "in", xattrs={CONTAINERS: b"9:9:0444"})
-
-
-def crash_view(m):
-    out = {}
-    for name in CRASH_NAMES:
-        path = m / name
-        if lib.exists(path):
-            out[name] = shown(path), read(path) if os.path.isfile(path) else None
-    return out
-
-
-def crash_before(m):
-    write(m / "f", "f", mode=0o6755)
-    os.chown(m / "f", 11, 12)
-    os.unlink(m / "old")
-
-
-def op_create(m):
-    fd = os.open(m / "made", os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o4711)
-    os.close(fd)
-
-
-def op_create_over_a_whiteout(m):
-    os.mkfifo(m / "old", 0o604)
-
-
-def op_mkdir(m):
-    os.mkdir(m / "lowdir/made", 0o750)
-
-
-def op_mknod(m):
-    os.mknod(m / "made", stat.S_IFCHR | 0o620, os.makedev(5, 1))
-
-
-def op_chown(m):
-    os.chown(m / "f", 21, 22)
-
-
-def op_chmod(m):
-    os.chmod(m / "f", 0o2600)
-
-
-def op_copy_up_by_chown(m):
-    os.chown(m / "low", 31, 32)
-
-
-def op_copy_up_of_a_pipe(m):
-    os.rename(m / "pipe", m / "moved")
-
-
-def op_copy_up_with_directories(m):
-    os.chmod(m / "lowdir/in", 0o4400)
-
-
-OPERATIONS = [f for name, f in sorted(globals().items()) if name.startswith("op_")]
-
-
-@pytest.mark.root("strace, and other owners")
-@pytest.mark.limit(200)
-@pytest.mark.skipif(not shutil.which("strace"), reason="strace is not installed")
-@pytest.mark.parametrize("operation", OPERATIONS, ids=lambda f: f.__name__[3:])
-def test_a_crash_leaves_it_before_or_after(new_union, scratch, operation):
-    def check(union, impl, states):
-        m = union.mount(option("2"), impl="plyfs")
-        now = crash_view(m)
-        union.umount()
-        assert now in states, f"neither before nor after: {now}\n{states}"
-        check_real_objects(union.upper, "2")
-        return now
-
-    def compare(seen_by, order):
-        return [] if seen_by[0] == seen_by[1] else [f"{seen_by}"]
-
-    sweep = crash.Sweep(
-        new_union, scratch, option("2"), crash_lower, crash_view, check, compare, impl="plyfs"
-    )
-    if operation in (op_chown, op_chmod):
-        calls = ["statx"]
-    else:
-        calls = CALLS if operation in (op_create, op_copy_up_by_chown) else CALLS[:4]
-    sweep.run(operation, crash_before, calls, most=25)
