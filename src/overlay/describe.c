@@ -98,7 +98,5 @@ int ovl_describe(const struct ovl *o, FILE *out)
 	for (unsigned int n = 0; n < FEATURE_WORDS; n++)
 		if (is_shown(o, &words[n]))
 			put_feature_option(out, &words[n]);
-	if (o->compat.override != OVL_OVERRIDE_NONE)
-		fprintf(out, ",xattr_permissions=%d", (int)o->compat.override);
 	return ferror(out) ? -ENOMEM : 0;
 }
