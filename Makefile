@@ -14,7 +14,7 @@ PYTHON := /usr/bin/python3
 FORMAT := $(shell command -v clang-format-14 || echo clang-format)
 SOURCES = $(shell find src tests -name '*.[ch]')
 
-.PHONY: all deps check quick-check oracle demo install format check-format clean help
+.PHONY: all deps check quick-check check-engines oracle demo install deb static format check-format clean help
 
 ## build plyfs
 all: $(BUILD)/build.ninja
@@ -38,6 +38,11 @@ check:
 quick-check:
 	@$(PYTHON) tests/run --quick
 
+## podman, buildah, docker and containerd on plyfs; installs what is missing of them (as root)
+check-engines:
+	@contrib/install-deps engines
+	@$(PYTHON) tests/run --only build,engines
+
 ## random operations on plyfs and the kernel's overlayfs, compared: make oracle SEEDS=5000
 oracle: all
 	@$(PYTHON) -B tests/oracle/run --plyfs $(BUILD)/plyfs --seeds $(SEEDS) --jobs $(JOBS)
@@ -52,6 +57,20 @@ install: $(BUILD)/build.ninja
 	@meson configure $(BUILD) -Dprefix=$(PREFIX) -Dhelperdir=$(HELPERDIR) -Ddropin=$(DROPIN)
 	@$(MAKE) --no-print-directory all
 	DESTDIR="$(DESTDIR)" meson install -C $(BUILD) --no-rebuild
+
+## Debian packages in build-deb/: plyfs, and plyfs-fuse-overlayfs that takes fuse-overlayfs' place
+deb:
+	@contrib/install-deps deb
+	@contrib/make-deb
+
+## build-static/plyfs, which needs no library and no file beside it
+static:
+	@contrib/install-deps build
+	@test -e build-static/build.ninja || meson setup build-static --buildtype=release \
+		-Dtests=disabled -Dc_link_args='-static-pie -s' >/dev/null
+	@meson compile -C build-static >build-static/compile.log 2>&1 || \
+		{ cat build-static/compile.log; exit 1; }
+	@echo "built build-static/plyfs, $$(stat -c %s build-static/plyfs) bytes"
 
 ## clang-format over all C
 format:

@@ -20,12 +20,12 @@ _plyfs_option() {
 		compgen -d -P "$name=" -- "${1#*=}"
 		;;
 	*=*)
-		words=$(plyfs help options $2 2>/dev/null | grep "^$name=" | cut -f1)
+		words=$(plyfs help options ${2:+"$2"} 2>/dev/null | grep "^$name=" | cut -f1)
 		words=${words#*=}
 		compgen -P "$name=" -W "${words//|/ }" -- "${1#*=}"
 		;;
 	*)
-		words=$(plyfs help options $2 2>/dev/null | sed '/[*]/d; s/\t.*//; s/=.*/=/')
+		words=$(plyfs help options ${2:+"$2"} 2>/dev/null | sed '/[*]/d; s/\t.*//; s/=.*/=/')
 		compgen -W "$words" -- "$1"
 		;;
 	esac

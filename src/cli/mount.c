@@ -212,7 +212,7 @@ static int read_options(const struct mount_args *args, const struct caller *call
 
 	options_init(options, caller->dialect);
 	options->sloppy = args->sloppy;
-	options->ignored = say_ignored;
+	options->ignored = args->sloppy ? NULL : say_ignored;
 	if (caller->dialect == OPTIONS_OF_FUSE_OVERLAYFS)
 		compat_read_environment(options);
 	if (caller->first_list)
@@ -428,6 +428,7 @@ static int serve(struct mounting *m)
 		.uids = &o->uids,
 		.gids = &o->gids,
 		.static_nlink = o->static_nlink,
+		.counts_links = o->dialect == OPTIONS_OF_FUSE_OVERLAYFS,
 		.ino32 = o->ino32,
 		.no_acl = o->no_acl,
 		.no_xattrs = o->no_xattrs,

@@ -309,6 +309,8 @@ int options_check(struct options *o, char *message, size_t size)
 	/* The number stays 0, unless another word gave one. */
 	o->uids.squash |= o->squash_root;
 	o->gids.squash |= o->squash_root;
+	/* Engines that squash, or ignore errors of chown(2), want their containers to write. */
+	o->compat.gives_up_owners = is_compat(o) || o->uids.squash || o->gids.squash;
 	if (is_compat(o))
 		add_default_flags(o);
 	if (!o->upper) {

@@ -26,12 +26,21 @@ void process_reset_signals(void)
 	sigprocmask(SIG_SETMASK, &none, NULL);
 }
 
+/* What has no effect as a stream. In a root directory with hardly a file in it that is a
+ * descriptor which may neither be read nor written. */
+static int open_nothing(int flags)
+{
+	int fd = open("/dev/null", O_RDWR | flags);
+
+	return fd < 0 ? open("/", O_PATH | flags) : fd;
+}
+
 int process_open_streams(void)
 {
 	int fd;
 
 	do {
-		fd = open("/dev/null", O_RDWR);
+		fd = open_nothing(0);
 		if (fd < 0)
 			return -errno;
 	} while (fd <= STDERR_FILENO);
@@ -138,7 +147,7 @@ static _Noreturn void wait_for_child(int fd, pid_t child)
 
 int process_to_background(struct process_child *child)
 {
-	autofd int null = open("/dev/null", O_RDWR | O_CLOEXEC);
+	autofd int null = open_nothing(O_CLOEXEC);
 	int fds[2];
 
 	/* Opened while files are still to be had: the mounted server cannot fail at this. */

@@ -17,7 +17,10 @@ struct process_child {
 /* Default dispositions and no blocked signals, whatever the caller was started with. */
 void process_reset_signals(void);
 
-/* Opens what is closed of 0, 1 and 2 on /dev/null, so that no later file becomes a stream. */
+/*
+ * Opens what is closed of 0, 1 and 2 on /dev/null, so that no later file becomes a stream. Does
+ * without that device.
+ */
 int process_open_streams(void);
 
 /* Closes every descriptor above 2. */

@@ -49,6 +49,27 @@ static void restrict_entry(struct acl_entry *e, mode_t *mode, unsigned int shift
 	e->perm = htole16(perm);
 }
 
+mode_t acl_to_mode(const void *acl, size_t size, mode_t mode)
+{
+	size_t count = (size - sizeof(uint32_t)) / sizeof(struct acl_entry);
+	mode_t named = 7;
+	mode_t group = mode >> 3 & 7; /* the mask */
+	struct acl_entry e;
+
+	if (size < sizeof(uint32_t))
+		return mode;
+	for (size_t n = 0; n < count; n++) {
+		memcpy(&e, (const char *)acl + sizeof(uint32_t) + n * sizeof(e), sizeof(e));
+		switch (le16toh(e.tag)) {
+		case ACL_GROUP_OBJ: group &= le16toh(e.perm); break;
+		case ACL_USER:
+		case ACL_GROUP: named &= le16toh(e.perm); break;
+		default: break;
+		}
+	}
+	return (mode & ~(mode_t)(S_IRWXG | S_IRWXO)) | (group & named) << 3 | (mode & 7 & named);
+}
+
 int acl_inherit(const void *def, size_t size, mode_t mode, struct acl_inherited *out)
 {
 	struct acl_entry *group = NULL;
@@ -105,7 +126,7 @@ static bool has_mask(const struct acl_entry *entries, size_t count)
 	return false;
 }
 
-int acl_to_mode(const void *acl, size_t size, mode_t *mode)
+int acl_equiv_mode(const void *acl, size_t size, mode_t *mode)
 {
 	struct acl_entry *entries;
 	bool more_than_mode = false;

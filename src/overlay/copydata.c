@@ -7,6 +7,7 @@
 
 #include "overlay/override.h"
 #include "util/at.h"
+#include "util/log.h"
 
 /* How much is copied between two looks at whether the caller was killed. */
 #define CHUNK  (8 << 20)
@@ -154,6 +155,20 @@ static int copy_xattr(struct ovl *o, struct layer_ref *from, const char *from_na
 	return err;
 }
 
+/*
+ * Upper cannot hold it, and the copy is another file without. The kernel's overlayfs fails then; a
+ * container whose files cannot be written is worse off than one that has lost a capability.
+ */
+static int leave_out(struct ovl *o, const char *xattr)
+{
+	if (!o->compat.whiteout_files)
+		return -EOPNOTSUPP;
+	if (!atomic_exchange(&o->xattrs_lost, true))
+		log_warning("upperdir %s cannot hold %s: files that are copied up lose it",
+			    o->layers[0].path, xattr);
+	return !strcmp(xattr, ACL_ACCESS);
+}
+
 int copy_xattrs(struct ovl *o, struct layer_ref *from, const char *from_name, int to,
 		const char *to_name)
 {
@@ -161,6 +176,7 @@ int copy_xattrs(struct ovl *o, struct layer_ref *from, const char *from_name, in
 	autofree char *big = NULL;
 	char *list = small;
 	char shown[XATTR_NAME_MAX + 1];
+	int lost_acl = 0;
 	ssize_t n = layer_listxattr(from, from_name, small, sizeof(small));
 
 	if (n == -ERANGE) {
@@ -179,8 +195,14 @@ int copy_xattrs(struct ovl *o, struct layer_ref *from, const char *from_name, in
 		if (!strcmp(p, "security.selinux") && override_in_upper(o))
 			continue;
 		err = copy_xattr(o, from, from_name, to, to_name, p);
+		if (err == -EOPNOTSUPP)
+			err = leave_out(o, p);
+		/* A capability that we may not give, as a set-id bit. */
+		if (err == -EPERM && o->compat.gives_up_owners && !strncmp(p, "security.", 9))
+			continue;
 		if (err < 0)
 			return err;
+		lost_acl |= err;
 	}
-	return n < 0 ? (int)n : 0;
+	return n < 0 ? (int)n : lost_acl;
 }

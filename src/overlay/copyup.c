@@ -188,21 +188,63 @@ static void copy_flags(struct copyup *c)
 		log_debug("flags %x of '%s' are lost at copy-up", (unsigned int)flags, c->name);
 }
 
-static int copy_metadata(struct copyup *c)
+/* Gives the object in work the owner and the group of @st. */
+static int copy_owner(struct ovl *o, const struct statx *st, const char *temp, mode_t real)
 {
-	mode_t real = c->as_file ? S_IFREG : object_real_mode(c->o, c->st.stx_mode);
-	struct timespec times[2];
 	int err;
 
 	/* An owner that has no number in our user namespace cannot be kept (CVE-2023-0386). */
-	if (c->st.stx_uid == LAYER_NO_ID || c->st.stx_gid == LAYER_NO_ID)
+	if (st->stx_uid == LAYER_NO_ID || st->stx_gid == LAYER_NO_ID)
 		return -EOVERFLOW;
-	err = object_own(c->o, work_fd(c), c->temp, real, &c->st);
-	if (err == -EINVAL)
-		return -EOVERFLOW;
+	err = object_own(o, layer_fd(o->work), temp, real, st);
+	return err == -EINVAL ? -EOVERFLOW : err;
+}
+
+int work_copy_owner(struct ovl *o, struct statx *st, const char *temp, mode_t real)
+{
+	int err = copy_owner(o, st, temp, real);
+
+	if (!o->compat.gives_up_owners || (err != -EPERM && err != -EOVERFLOW))
+		return err;
+	if (!S_ISDIR(st->stx_mode))
+		st->stx_mode &= ~(S_ISUID | S_ISGID);
+	if (override_in_upper(o)) { /* it says something of every object */
+		st->stx_uid = st->stx_uid == LAYER_NO_ID ? o->uid : st->stx_uid;
+		st->stx_gid = st->stx_gid == LAYER_NO_ID ? o->gid : st->stx_gid;
+		return object_own(o, layer_fd(o->work), temp, real, st);
+	}
+	/* One of the two may be possible: a group of ours. */
+	if (st->stx_gid != LAYER_NO_ID)
+		at_chown(layer_fd(o->work), temp, (uid_t)-1, st->stx_gid);
+	return 0;
+}
+
+/* Upper holds no ACLs: nobody is to have more rights for that. */
+static int mode_for_acl(struct copyup *c)
+{
+	char acl[1024];
+	ssize_t n = layer_getxattr(c->from, c->from_name, ACL_ACCESS, acl, sizeof(acl));
+
+	if (n < 0 && n != -ERANGE)
+		return (int)n;
+	if (n < 0) /* who is in such a list? the owner knows */
+		c->st.stx_mode &= ~(S_IRWXG | S_IRWXO);
+	else
+		c->st.stx_mode = (uint16_t)acl_to_mode(acl, (size_t)n, c->st.stx_mode);
+	return 0;
+}
+
+static int copy_metadata(struct copyup *c)
+{
+	struct timespec times[2];
+	mode_t real = c->as_file ? S_IFREG : object_real_mode(c->o, c->st.stx_mode);
+	int err = work_copy_owner(c->o, &c->st, c->temp, real);
+
 	statx_times(&c->st, times);
 	if (err == 0) /* after the data and chown(2), which drop capabilities */
 		err = copy_xattrs(c->o, c->from, c->from_name, work_fd(c), c->temp);
+	if (err > 0)
+		err = mode_for_acl(c);
 	if (err == 0)
 		err = store_marks(c);
 	if (err < 0)

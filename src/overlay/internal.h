@@ -227,6 +227,7 @@ struct ovl {
 	pthread_mutex_t whiteout_lock;
 	char whiteout[FMT_TEMP_NAME_MAX]; /* the shared one in work; "": none yet */
 	bool whiteout_no_link;            /* the filesystem cannot link it */
+	atomic_bool xattrs_lost;          /* a copy-up left out what upper cannot hold: said once */
 	pthread_mutex_t wh_lock;          /* names that upper directories hide by files */
 
 	_Atomic uint32_t
@@ -599,7 +600,10 @@ int copyup_wait(struct ovl *o, const struct ovl_caller *caller, struct ovl_inode
  */
 int copy_data(struct layer_ref *from, int to, off_t size, off_t length,
 	      const struct ovl_caller *caller);
-/* All xattrs but the overlay's private ones. */
+/*
+ * All xattrs but the overlay's private ones. With ovl_compat.whiteout_files what @to cannot hold is
+ * left out: 1 when that was an access ACL, which the mode then has to make up for.
+ */
 int copy_xattrs(struct ovl *o, struct layer_ref *from, const char *from_name, int to,
 		const char *to_name);
 
@@ -637,6 +641,12 @@ void work_remove(struct ovl *o, const char *name);
  */
 int work_publish(struct ovl *o, const char *temp, mode_t mode, int dirfd, const char *name,
 		 unsigned int flags);
+/*
+ * Gives what was built in work the owner and the group of @st: copyup.c. Where that is impossible
+ * and ovl_compat.gives_up_owners says so, it stays ours, and @st loses its set-id bits. @real: what
+ * it really is; see object_own().
+ */
+int work_copy_owner(struct ovl *o, struct statx *st, const char *temp, mode_t real);
 /* A whiteout under a new name in work. */
 int whiteout_make(struct ovl *o, char name[FMT_TEMP_NAME_MAX]);
 /*
@@ -687,9 +697,11 @@ int acl_inherit(const void *def, size_t size, mode_t mode, struct acl_inherited 
  * What an access ACL makes of the permission bits of a mode. 1: it says more than the mode, which
  * then has its mask for the group; 0: it does not, and is not to be stored. -EINVAL.
  */
-int acl_to_mode(const void *acl, size_t size, mode_t *mode);
+int acl_equiv_mode(const void *acl, size_t size, mode_t *mode);
 /* What chmod(2) makes of an access ACL. */
 int acl_chmod(void *acl, size_t size, mode_t mode);
+/* What can be kept of an access ACL without one: a mode that gives nobody more than it did. */
+mode_t acl_to_mode(const void *acl, size_t size, mode_t mode);
 
 /* create.c */
 /* One system call that makes an object; a regular file is left open as *@fd. */

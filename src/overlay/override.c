@@ -477,7 +477,7 @@ int object_set_acl(struct ovl *o, int dirfd, const char *name, const void *value
 	if (err < 0)
 		return err;
 	mode = st.stx_mode;
-	more = acl_to_mode(value, size, &mode);
+	more = acl_equiv_mode(value, size, &mode);
 	if (more < 0)
 		return more;
 	st.stx_mode = (uint16_t)mode;

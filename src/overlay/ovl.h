@@ -115,6 +115,13 @@ struct ovl_compat {
 	bool no_device_whiteouts; /* not even where it could */
 	enum ovl_override override;
 	/*
+	 * Copy-up of what belongs to somebody whom we cannot give the copy to (one user without
+	 * rights, or a user namespace in which he has no number): the copy is ours, and loses its
+	 * set-id bits and capabilities as by chown(2). Without this -EPERM or -EOVERFLOW, as with
+	 * the kernel.
+	 */
+	bool gives_up_owners;
+	/*
 	 * Volatile leaves no mark in workdir that keeps a later mount from upper, and heeds none:
 	 * who asks for it knows himself which uppers a crash has spoilt.
 	 */
@@ -202,7 +209,7 @@ struct ovl_caller {
 	 */
 	uid_t uid;
 	gid_t gid;
-	pid_t pid;      /* thread id; 0 when unknown */
+	pid_t pid; /* thread id; 0 when unknown */
 	/* What the caller sees of the layers' numbers; NULL: the same. Borrowed. */
 	const struct id_map *uids;
 	const struct id_map *gids;
@@ -258,7 +265,7 @@ enum ovl_setattr_valid {
 	OVL_SET_SIZE = 1 << 3,
 	OVL_SET_ATIME = 1 << 4, /* tv_nsec may be UTIME_NOW */
 	OVL_SET_MTIME = 1 << 5,
-	OVL_SET_BY_FD = 1 << 7,    /* through an open file: its rights were checked at open */
+	OVL_SET_BY_FD = 1 << 7, /* through an open file: its rights were checked at open */
 	/* With SIZE: as a write does. Alone: as chown(2), but for who may write without that. */
 	OVL_KILL_SUIDGID = 1 << 6,
 };
@@ -341,6 +348,12 @@ int ovl_syncfs(struct ovl *o);
  */
 int ovl_opendir(struct ovl *o, ovl_node node, struct ovl_dir **out, bool *may_cache);
 void ovl_closedir(struct ovl *o, struct ovl_dir *dir);
+
+/*
+ * The links that a directory would have on a filesystem that counts them: two, and one for each
+ * directory in it. A united directory is read for that, whose stx_nlink is 1.
+ */
+int ovl_count_links(struct ovl *o, ovl_node node, uint32_t *out);
 
 struct ovl_dirent {
 	const char *name; /* NUL-terminated */

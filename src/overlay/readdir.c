@@ -183,6 +183,26 @@ static bool add_entry(struct build *b, uint32_t *place, const char *name, const 
 	return true;
 }
 
+static bool see_entry(void *ctx, const char *name, size_t len, uint64_t ino, unsigned int type)
+{
+	*(bool *)ctx = true;
+	return false;
+}
+
+/* Whether it is a directory with something in it, which nobody has asked to delete. */
+static bool holds_something(struct build *b, const char *name)
+{
+	autoref struct layer_ref *dir = NULL;
+	struct statx st;
+	bool found = false;
+
+	if (layer_stat(b->at, name, &st) < 0 || !S_ISDIR(st.stx_mode))
+		return false;
+	if (open_ref(b->o, b->at, name, LAYER_OPEN_PATH, &dir) < 0)
+		return true;
+	return dir->layer->ops->readdir(dir, see_entry, &found) < 0 || found;
+}
+
 /* A file that hides a name in the layers below (whfile.h), and is itself shown to nobody. */
 static bool collect_hiding(struct build *b, const char *name, unsigned int type)
 {
@@ -194,7 +214,8 @@ static bool collect_hiding(struct build *b, const char *name, unsigned int type)
 
 	if (e.layer == 0) {
 		b->list->upper_whiteouts = true;
-		b->list->stuck |= type == DT_DIR;
+		if (type == DT_DIR || type == DT_UNKNOWN)
+			b->list->stuck |= holds_something(b, name);
 	}
 	if (!hidden || !b->merges)
 		return true;
@@ -580,6 +601,27 @@ static void end_of_pass(struct ovl *o, struct ovl_inode *dir, uint32_t origins)
 	if (inode_has(dir, INODE_UPPER) && inode_has(dir, INODE_IMPURE) &&
 	    !inode_has(dir, INODE_ORPHAN) && !inode_lowers(dir))
 		unmark_impure(o, dir, origins);
+}
+
+static bool count_dir(void *ctx, const char *name, size_t len, uint64_t ino, unsigned int type)
+{
+	uint32_t *links = ctx;
+
+	*links += type == DT_DIR;
+	return true;
+}
+
+int ovl_count_links(struct ovl *o, ovl_node node, uint32_t *out)
+{
+	int err;
+	struct ovl_inode *dir = inode_get_dir(o, node, &err);
+
+	if (!dir)
+		return err;
+	*out = 2;
+	err = dir_list(o, dir, count_dir, out);
+	inode_put(o, dir);
+	return err;
 }
 
 int ovl_readdir(struct ovl *o, struct ovl_dir *dir, off_t off, bool plus, ovl_filldir fill,

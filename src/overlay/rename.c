@@ -92,9 +92,9 @@ static int clear_target(struct renaming *r)
 	if (mkdirat(work, temp, 0700) < 0)
 		return -errno;
 	statx_times(&st, times);
-	err = object_own(o, work, temp, S_IFDIR, &st);
+	err = work_copy_owner(o, &st, temp, S_IFDIR);
 	if (err == 0)
-		err = copy_xattrs(o, at, "", work, temp);
+		err = min(copy_xattrs(o, at, "", work, temp), 0); /* upper holds what it held */
 	if (err == 0)
 		err = object_own_mode(o, work, temp, st.stx_mode);
 	if (err == 0 && opaque)
@@ -136,8 +136,10 @@ static int prepare(struct renaming *r)
 	if (replaces_dir) /* before anything is copied up for nothing */
 		err = dir_check_empty(o, r->target, &whiteouts);
 	/* As in the kernel one that only upper has is left to the rename, after all else failed. */
-	if (err == -ENOTEMPTY && !merged_or_lower(r->target))
+	if (err == -ENOTEMPTY && !merged_or_lower(r->target)) {
 		err = 0;
+		whiteouts = false; /* beside what must not be cleared away */
+	}
 	if (err == 0)
 		err = bring_up(r, r->source, r->old_dir, r->old_name);
 	if (err == 0)

@@ -154,6 +154,7 @@ static int change_xattr(struct ovl *o, const struct ovl_caller *caller, struct o
 	struct reach r;
 	/* Removed by the kernel for who writes through an fd from before the flag was set. */
 	bool stripped = !value && !strcmp(name, "security.capability");
+	bool was_there = false;
 	int err = stripped ? 0 : protattr_check(i, false);
 
 	if (err == 0)
@@ -171,6 +172,7 @@ static int change_xattr(struct ovl *o, const struct ovl_caller *caller, struct o
 		reach_done(i, &r);
 		if (n < 0)
 			return (int)n;
+		was_there = true;
 	}
 	/* As the kernel's: what is up already does not have to show that its data is right. */
 	if (!inode_has(i, INODE_UPPER))
@@ -182,6 +184,8 @@ static int change_xattr(struct ovl *o, const struct ovl_caller *caller, struct o
 	if (!strcmp(name, ACL_DEFAULT))
 		inode_clear(i, INODE_NO_DEFACL);
 	err = store_xattr(o, layer_fd(r.at), r.name, stored, value, size, flags);
+	if (err == -ENODATA && was_there) /* upper cannot hold it: it went at copy-up */
+		err = 0;
 	if (err == 0 && !strcmp(name, ACL_ACCESS) && (kill_sgid || !value))
 		err = drop_sgid(o, caller, kill_sgid, layer_fd(r.at), r.name);
 	reach_done(i, &r);

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * What the mount shows otherwise than it is in the layers (-o uidmapping=, squash_to_uid=,
- * static_nlink, ino32_t, noacl), and back. Each request passes here once or not at all, so the
- * engine knows nothing but the layers' numbers.
+ * static_nlink, ino32_t, noacl; fuse-overlayfs' counts of links), and back. Each request passes
+ * here once or not at all, so the engine knows nothing but the layers' numbers.
  *
  * A number that nothing stands for is shown to the kernel as -1, its own "nobody": stat(2) then
  * gives kernel.overflowuid, and nobody may write or change such an object, as through the kernel's
@@ -19,7 +19,7 @@
 /* A mode that an ACL which nobody checks cannot be less than. */
 static void show_mode(const struct server *s, ovl_node node, struct statx *st)
 {
-	char acl[4096];
+	_Alignas(8) char acl[4096];
 	ssize_t size;
 
 	if (S_ISLNK(st->stx_mode) || !(st->stx_mode & 077))
@@ -31,6 +31,17 @@ static void show_mode(const struct server *s, ovl_node node, struct statx *st)
 		st->stx_mode &= (uint16_t)~077;
 }
 
+/* United directories have no count of their own; 1 tells find(1) and others that it is unknown. */
+static void show_links(const struct server *s, ovl_node node, struct statx *st)
+{
+	uint32_t links;
+
+	if (s->static_nlink)
+		st->stx_nlink = 1;
+	else if (st->stx_nlink == 1 && ovl_count_links(s->o, node, &links) == 0)
+		st->stx_nlink = links;
+}
+
 void server_show_attr(const struct server *s, ovl_node node, struct statx *st)
 {
 	if (s->hides_acl)
@@ -39,8 +50,8 @@ void server_show_attr(const struct server *s, ovl_node node, struct statx *st)
 		st->stx_uid = id_map_show(s->uids, st->stx_uid);
 	if (s->gids)
 		st->stx_gid = id_map_show(s->gids, st->stx_gid);
-	if (s->static_nlink && S_ISDIR(st->stx_mode))
-		st->stx_nlink = 1;
+	if ((s->static_nlink || s->counts_links) && S_ISDIR(st->stx_mode))
+		show_links(s, node, st);
 	st->stx_ino = server_show_ino(s, st->stx_ino);
 }
 

@@ -97,11 +97,13 @@ static void choose_view(struct server *s, const struct server_config *config)
 	s->uids = mapping(config->uids);
 	s->gids = mapping(config->gids);
 	s->static_nlink = config->static_nlink;
+	s->counts_links = config->counts_links;
 	s->ino32 = config->ino32;
 	s->no_xattrs = config->no_xattrs;
 	s->no_acl = config->no_acl || config->no_xattrs;
 	s->hides_acl = s->no_acl && ovl_has_acl(s->o);
-	s->alters = s->uids || s->gids || s->static_nlink || s->ino32 || s->hides_acl;
+	s->alters = s->uids || s->gids || s->static_nlink || s->counts_links || s->ino32 ||
+		    s->hides_acl;
 }
 
 int server_mount(const struct server_config *config, struct ovl *o, struct server **out,

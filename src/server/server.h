@@ -46,6 +46,8 @@ struct server_config {
 	const struct id_map *uids; /* borrowed until server_free(); NULL: none */
 	const struct id_map *gids;
 	bool static_nlink; /* directories show one link */
+	bool counts_links; /* else united ones, too, show as many as they hold directories, and two
+			    */
 	bool ino32;        /* numbers of inodes fit 32 bits */
 	bool no_acl;       /* ACLs are neither checked nor shown */
 	bool no_xattrs;    /* there are no xattrs */

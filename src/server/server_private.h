@@ -47,6 +47,7 @@ struct server {
 	const struct id_map *gids;
 	bool alters; /* some attribute is shown otherwise than it is: see server_show() */
 	bool static_nlink;
+	bool counts_links; /* unless static_nlink */
 	bool ino32;
 	bool hides_acl; /* there may be ACLs, and nobody checks them */
 	bool no_acl;

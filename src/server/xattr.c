@@ -70,13 +70,15 @@ void server_getxattr(void *ctx, struct fuse_request *req)
 	const struct fuse_getxattr_in *arg = req->arg;
 	size_t size = min((size_t)arg->size, req->reply_size);
 
-	if (refuse(s, req))
-		return;
-	if (server_status_is_asked(req)) {
-		reply_value(req, arg->size, server_status(s, req, size));
-		return;
-	}
-	reply_value(req, arg->size, get_value(s, req, size));
+	ssize_t n;
+
+	if (server_status_is_asked(req))
+		n = server_status(s, req, size);
+	else if (unlikely(s->no_xattrs)) /* the kernel goes on asking, for the status too */
+		n = -EOPNOTSUPP;
+	else
+		n = get_value(s, req, size);
+	reply_value(req, arg->size, n);
 }
 
 /* In place; returns the new size. */
@@ -85,8 +87,10 @@ static size_t leave_out_acls(char *list, size_t size)
 	char *out = list;
 
 	for (char *p = list, *next; p < list + size; p = next) {
-		next = p + strnlen(p, (size_t)(list + size - p)) + 1;
-		if (ids_xattr_kind(p) == IDS_XATTR_ACL)
+		size_t left = (size_t)(list + size - p);
+
+		next = p + min(strnlen(p, left) + 1, left);
+		if (!next[-1] && ids_xattr_kind(p) == IDS_XATTR_ACL)
 			continue;
 		memmove(out, p, (size_t)(next - p));
 		out += next - p;

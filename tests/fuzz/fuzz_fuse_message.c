@@ -21,6 +21,9 @@ enum choice {
 	ENGINE_FAILS = 2,
 	ENTRIES = 4,
 	WITHOUT_EXTENSIONS = 8,
+	MAPPED = 16,
+	WITHOUT_ACLS = 32,
+	WITHOUT_XATTRS = 64,
 };
 
 static unsigned int replies;
@@ -67,6 +70,19 @@ static void try_init(const uint8_t *data, size_t size)
 	check(err < 0 || out.major == FUSE_KERNEL_VERSION);
 }
 
+/* Ids have to be translated on the way, and ACLs to be read for the modes. */
+static void choose_view(struct server *s, uint8_t choice)
+{
+	static struct id_range range = { .disk = 0, .shown = 1000, .count = 60000 };
+	static const struct id_map map = { .ranges = &range, .count = 1 };
+
+	if (choice & MAPPED)
+		s->uids = s->gids = &map;
+	s->no_acl = s->hides_acl = choice & WITHOUT_ACLS;
+	s->no_xattrs = choice & WITHOUT_XATTRS;
+	s->ino32 = s->static_nlink = s->alters = choice & (MAPPED | WITHOUT_ACLS);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	static uint8_t reply_buffer[65536];
@@ -86,6 +102,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	null_engine.entries = (data[0] & ENTRIES) ? 1000 : 3;
 	if (data[0] & WITHOUT_EXTENSIONS)
 		conn = (struct fuse_conn){ .minor = 31 };
+	choose_view(&s, data[0]);
 	server_dirs_init(&s.dirs);
 	try_init(data + 1, size - 1);
 	for (data++, size--; size >= 2;) {

@@ -70,10 +70,10 @@ def lacking(*what):
 # --- mounting -------------------------------------------------------------------------------------
 
 
-def call(argv0, options, point, env=None, preexec=None):
+def run(*argv, env=None, **kw):
     """As engines do: no input, and a pipe that is read to its end."""
     return subprocess.run(
-        [argv0, "-o", options, os.fspath(point)],
+        list(map(os.fspath, argv)),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -82,8 +82,26 @@ def call(argv0, options, point, env=None, preexec=None):
         env={**os.environ, **lib.settings.sanitizer_env, **(env or {})},
         timeout=60,
         check=False,
-        preexec_fn=preexec,
+        **kw,
     )
+
+
+def call(argv0, options, point, env=None, preexec=None):
+    return run(argv0, "-o", options, point, env=env, preexec_fn=preexec)
+
+
+def adopt(point, before):
+    """The mount that is on @point now, with its daemon, a child that was none before."""
+    mounted = lib.Mount(point, "plyfs")
+
+    def find():
+        new = [p for p in lib.children() if p not in before]
+        return [p for p in new if lib.process_name(p).startswith(("fuse-", "mount.", "plyfs"))]
+
+    pids = lib.wait_for(find, 5, "a daemon")
+    assert len(pids) == 1, f"more than one daemon: {pids}"
+    mounted.daemon = lib.Daemon(pids[0])
+    return mounted
 
 
 def mount(argv0, lowers, upper, work, point, options="", env=None, silent=True, preexec=None):
@@ -93,16 +111,8 @@ def mount(argv0, lowers, upper, work, point, options="", env=None, silent=True, 
     assert done.returncode == 0, f"{argv0}: exit {done.returncode}: {done.stderr}"
     if silent:
         assert (done.stdout, done.stderr) == ("", ""), f"not silent: {done.stdout}{done.stderr}"
-    mounted = lib.Mount(point, "plyfs")
+    mounted = adopt(point, before)
     mounted.says = done.stderr
-
-    def find():
-        new = [p for p in lib.children() if p not in before]
-        return [p for p in new if lib.process_name(p).startswith("fuse-overlayfs")]
-
-    pids = lib.wait_for(find, 5, "a daemon")
-    assert len(pids) == 1, f"more than one daemon: {pids}"
-    mounted.daemon = lib.Daemon(pids[0])
     return mounted
 
 

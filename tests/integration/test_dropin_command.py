@@ -9,6 +9,8 @@ from pathlib import Path
 
 import plyfs_testlib as lib
 import pytest
+from dropin import adopt, program
+from dropin import run as dropin_run
 from plyfs_testlib import find_mount, mkdir, names, raises, read, write
 
 pytestmark = pytest.mark.plyfs_only("the command of fuse-overlayfs")
@@ -21,8 +23,7 @@ class Dropin:
 
     def __init__(self, base):
         self.base = base
-        self.program = mkdir(base / "bin") / "fuse-overlayfs"
-        self.program.symlink_to(lib.settings.plyfs)
+        self.program = Path(program(mkdir(base / "bin")))
         self.lower = mkdir(base / "lower")
         self.upper = mkdir(base / "upper")
         self.work = mkdir(base / "work")
@@ -32,20 +33,7 @@ class Dropin:
         self.mounts = []
 
     def call(self, *args, program=None, **kw):
-        """As engines do: no input, and a pipe that is read to its end."""
-        env = {**os.environ, **lib.settings.sanitizer_env, **kw.pop("env", {})}
-        return subprocess.run(
-            [program or self.program, *map(os.fspath, args)],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            errors="surrogateescape",
-            env=env,
-            timeout=30,
-            check=False,
-            **kw,
-        )
+        return dropin_run(program or self.program, *args, **kw)
 
     def mount(self, *args, says="", **kw):
         """Mounts, says @says on stderr and nothing on stdout; returns the entry of the table."""
@@ -53,20 +41,8 @@ class Dropin:
         done = self.call(*args, **kw)
         assert done.returncode == 0, f"{args}: exit {done.returncode}: {done.stderr}"
         assert (done.stdout, done.stderr) == ("", says)
-        mounted = lib.Mount(self.point, "plyfs")
-        mounted.daemon = self.adopt(before)
-        self.mounts.append(mounted)
+        self.mounts.append(adopt(self.point, before))
         return find_mount(self.point)
-
-    @staticmethod
-    def adopt(before):
-        def find():
-            new = [p for p in lib.children() if p not in before]
-            return [p for p in new if lib.process_name(p).startswith(("fuse-", "mount.", "plyfs"))]
-
-        pids = lib.wait_for(find, 5, "a daemon")
-        assert len(pids) == 1, f"more than one daemon: {pids}"
-        return lib.Daemon(pids[0])
 
     def umount(self):
         self.mounts.pop().umount()
@@ -187,7 +163,13 @@ def test_quoted_context_with_commas(dropin, name):
     ],
 )
 def test_malformed_values(dropin, words):
-    dropin.refuses("-o", f"{dropin.layers},{words}", dropin.point, says=words.split("=")[0] + "=")
+    name = words.split("=")[0] + "="
+    dropin.refuses("-o", f"{dropin.layers},{words}", dropin.point, says=name)
+    dropin.refuses(
+        *("mount", "-o", f"{dropin.layers},{words}", dropin.point),
+        program=lib.settings.plyfs,
+        says=name,
+    )
 
 
 def test_missing_things(dropin):
@@ -254,9 +236,7 @@ def test_relative_paths_are_the_callers(dropin):
     before = set(lib.children())
     done = dropin.call("-o", "lowerdir=lower,upperdir=upper,workdir=work", "point", cwd=dropin.base)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-    mounted = lib.Mount(dropin.point, "plyfs")
-    mounted.daemon = dropin.adopt(before)
-    dropin.mounts.append(mounted)
+    dropin.mounts.append(adopt(dropin.point, before))
     assert read(dropin.point / "f") == b"low"
 
 
@@ -345,8 +325,8 @@ def test_max_threads(dropin):
     ]
     assert [p.wait(30) for p in several] == [0] * 4
     assert len(names(dropin.upper)) == 200
-    # the two that serve, the one that waits for signals and the watchdog
-    assert dropin.mounts[0].daemon.threads() <= 4
+    # the two that serve, who waits for signals, the watchdog, and a sanitizer's
+    assert dropin.mounts[0].daemon.threads() <= 5
 
 
 # --- the server -----------------------------------------------------------------------------------
@@ -492,9 +472,7 @@ def test_the_kernels_words_have_their_effect(dropin, words):
     assert read(dropin.point / "f") == b"low"
 
 
-VIEW = (
-    "uidmapping=0:1:2:5:6:7,gidmapping=0:0:1,squash_to_gid=3,static_nlink,ino32_t,noacl,noxattrs"
-)
+VIEW = "uidmapping=0:1:2:5:6:7,gidmapping=0:0:1,squash_to_gid=3,static_nlink,ino32_t,noacl"
 
 
 @pytest.mark.parametrize("name", ["fuse-overlayfs", "plyfs"])
@@ -512,6 +490,12 @@ def test_status_tells_how_identities_are_shown(dropin, name):
     dropin.mount("-o", seen[1].strip(), dropin.point)
     again = [lib.run_plyfs("status", *flags, dropin.point).stdout for flags in ([], ["-o"])]
     assert again == seen
+
+
+def test_status_says_why_a_mount_without_xattrs_has_no_answer(dropin):
+    dropin.mount("-o", f"{dropin.layers},noxattrs", dropin.point)
+    done = lib.run_plyfs("status", dropin.point)
+    assert done.returncode == 32 and "noxattrs" in done.stderr
 
 
 @pytest.mark.root("puts a file in the place of one of the kernel's")

@@ -290,6 +290,29 @@ def test_directory_over_one_that_cannot_be_emptied_in_one_step_is_copied(new_uni
 
 
 @CAPABLE
+def test_what_upper_cannot_hold_of_a_lower_file_is_left_out(new_union):
+    """A capability; and an ACL, for which the mode then gives nobody more than it did."""
+    union = dropin_union(new_union)
+    union.preexec = lacking("xattrs")
+    low = union.lower()
+    write(low / "ping", DATA, mode=0o755, xattrs={lib.CAPABILITY: lib.CAP_NET_RAW})
+    listed = lib.acl(7, 5, 5, users=[(1000, 7)], mask=7)
+    write(low / "journal", DATA, mode=0o755, xattrs={lib.ACCESS_ACL: listed})
+    mkdir(low / "dir", xattrs={lib.DEFAULT_ACL: listed, "user.x": b"1"})
+    m = union.mount()
+    assert os.stat(m / "journal").st_mode & 0o777 == 0o775
+    for name in ("ping", "journal", "dir"):
+        os.chown(m / name, 1, 1)
+    write(m / "dir/new")
+    union.remount()
+    assert os.stat(m / "journal").st_mode & 0o777 == 0o755
+    assert read(m / "ping") == DATA
+    for name in ("ping", "journal", "dir"):
+        assert os.stat(m / name).st_uid == 1
+        assert os.listxattr(m / name) == []
+
+
+@CAPABLE
 def test_upper_that_can_hold_no_whiteouts_at_all_is_refused(new_union):
     union = dropin_union(new_union)
     write(union.lower() / "f")

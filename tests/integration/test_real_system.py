@@ -11,11 +11,11 @@ import subprocess
 import zlib
 from pathlib import Path
 
+import debian
 import plyfs_testlib as lib
 import pytest
 from plyfs_testlib import mkdir, settings
 
-SUITE = "bookworm"
 PACKAGES = ["gcc", "libc6-dev", "make", "git", "python3", "python3-venv", "sqlite3"]
 SCRIPT = Path(__file__).with_name("real_system.sh")
 
@@ -33,49 +33,9 @@ def differs(path):
     return any(fnmatch.fnmatch(path, pattern) for pattern in DIFFERS)
 
 
-def apt_options():
-    """What this machine needs to reach its packages: proxies and the like, and its sources."""
-    options = []
-    for path in sorted(Path("/etc/apt/apt.conf.d").glob("*")):
-        if "Acquire::" in path.read_text(errors="replace"):
-            options.append(f"--aptopt={path}")
-    sources = [
-        str(path)
-        for path in (Path("/etc/apt/sources.list"), Path("/etc/apt/sources.list.d/debian.sources"))
-        if path.exists() and SUITE in path.read_text(errors="replace")
-    ]
-    return options, sources
-
-
-def make_rootfs(archive, log):
-    """A minbase system with the packages that the script will install in its apt cache."""
-    options, sources = apt_options()
-    fetch = "apt-get install -d -y -q --no-install-recommends " + " ".join(PACKAGES)
-    part = archive.with_suffix(".part.tar")
-    command = [
-        "mmdebstrap",
-        "--variant=minbase",
-        "--skip=cleanup/apt",
-        *options,
-        f'--customize-hook=chroot "$1" {fetch}',
-        SUITE,
-        part,
-        *sources,
-    ]
-    with open(log, "wb") as out:
-        done = subprocess.run(command, stdout=out, stderr=out, stdin=subprocess.DEVNULL, timeout=400)
-    if done.returncode:
-        part.unlink(missing_ok=True)
-        pytest.skip(f"no root file system: {Path(log).read_text(errors='replace')[-300:]}")
-    part.rename(archive)
-
-
 @pytest.fixture
 def rootfs(cache_dir, scratch):
-    archive = cache_dir / f"{SUITE}-{zlib.crc32(' '.join(PACKAGES).encode()):08x}.tar"
-    if not archive.exists():
-        make_rootfs(archive, scratch / "mmdebstrap.log")
-    return archive
+    return debian.rootfs(cache_dir, scratch / "mmdebstrap.log", PACKAGES)
 
 
 def split(whole, top):

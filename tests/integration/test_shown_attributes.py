@@ -122,7 +122,7 @@ def test_squash_to_who_is_not_the_server(union):
 
 @root
 def test_squashed_capabilities(union):
-    """Those of the layers' root become those of whom all is shown to belong to; no others root's."""
+    """Those of the layers' root are shown as those of whom all belongs to; no others as root's."""
     v3 = CAP_NET_RAW.replace(b"\1\0\0\2", b"\1\0\0\3", 1)
     lib.write(union.lower() / "own", "x", xattrs={CAPABILITY: CAP_NET_RAW})
     lib.write(union.lower() / "user", "x", xattrs={CAPABILITY: v3 + (5000).to_bytes(4, "little")})
@@ -286,6 +286,7 @@ def test_noxattrs(union):
     assert bits(m / "copy") == 0o750 and os.stat(m / "copy").st_uid == 5
     os.rename(m / "f", m / "g")
     assert lib.xattr(union.upper / "g", "user.a") == b"b"
+    assert "noxattrs" in lib.run_plyfs("status", "-o", m).stdout
 
 
 @root
@@ -341,6 +342,46 @@ def test_status_tells_the_words(union):
         assert ids(m / "f") == before == (1005, 7)
     finally:
         lib.sys_umount(union.point)
+
+
+@privileged
+def test_keep_id(union):
+    """As rootless podman maps for --userns=keep-id: the user himself is another one in there."""
+    lib.write(union.lower() / "mine", uid=0, gid=0)
+    lib.write(union.lower() / "roots", uid=1, gid=1)
+    lib.write(union.lower() / "last", uid=65000, gid=65000)
+    os.chmod(union.upper, 0o777)
+    triples = "0:1000:1:1:0:1000:1001:1001:64535"
+    m = union.mount(f"uidmapping=:{triples},gidmapping=:{triples}")
+    assert [ids(m / n)[0] for n in ("mine", "roots", "last")] == [1000, 0, 65000]
+    for shown, disk in ((0, 1), (1000, 0), (999, 1000), (65000, 65000)):
+        name = f"by{shown}"
+        in_child(lib.write, m / name, "x", uid=shown)
+        assert ids(m / name) == (shown, shown)
+        assert ids(union.upper / name) == (disk, disk)
+    os.chown(m / "mine", 5, 1000)
+    assert ids(union.upper / "mine") == (6, 0)
+    with raises(errno.EACCES):
+        in_child(lib.append, m / "by0", b"x", uid=1000)
+    in_child(lib.append, m / "by1000", b"x", uid=1000)
+
+
+@pytest.mark.userns("is about a mount of that root's")
+@pytest.mark.skipif(idmapped.kernel() < (6, 12), reason="FUSE mounts cannot be idmapped")
+def test_an_idmapped_mount_in_a_user_namespace(union):
+    lib.write(union.lower() / "f", "x", uid=5, gid=6)
+    os.chmod(union.upper, 0o777)
+    m = union.mount()
+    point = lib.mkdir(union.base / "idmapped")
+    idmapped.bind(m, point, [(0, 1000, 100)])
+    union.mounts.append(lib.Mount(point, "kernel"))
+    assert ids(point / "f") == (1005, 1006) and ids(m / "f") == (5, 6)
+    in_child(lib.write, point / "new", "x", uid=1007)
+    assert ids(union.upper / "new") == (7, 7)
+    os.chown(point / "f", 1001, 1002)
+    assert ids(union.upper / "f") == (1, 2)
+    with raises(errno.EOVERFLOW):
+        in_child(lib.write, point / "other", "x", uid=7)
 
 
 # --- who asks -------------------------------------------------------------------------------------

@@ -379,7 +379,22 @@ def test_directory_in_place_of_a_whiteout_file_is_not_deleted(union):
     assert names(m / "d") == []
     with raises(errno.ENOTEMPTY):
         os.rmdir(m / "d")
+    os.mkdir(m / "e")
+    with raises(errno.ENOTEMPTY):
+        os.rename(m / "e", m / "d")
     assert read(union.upper / "d/.wh.x/data") == b"precious"
+
+
+def test_empty_directory_in_place_of_a_whiteout_file_goes_with_its_parent(union):
+    """mkdir(2) in a mount of fuse-overlayfs 1.10 makes such."""
+    mkdir(union.upper / "d/.wh.x")
+    mkdir(union.upper / "e/.wh.x")
+    mkdir(union.upper / "new")
+    m = union.mount()
+    os.rmdir(m / "d")
+    os.rename(m / "new", m / "e")
+    assert names(union.upper) == ["e"]
+    assert names(union.upper / "e") == []
 
 
 def test_layers_written_one_way_and_continued_the_other(new_union):

@@ -282,6 +282,11 @@ int ovl_describe(const struct ovl *o, FILE *out)
 	return fputs("options=lowerdir=l", out) < 0 ? -ENOMEM : 0;
 }
 
+int ovl_count_links(struct ovl *o, ovl_node node, uint32_t *out)
+{
+	return called(NULL, node);
+}
+
 int ovl_syncfs(struct ovl *o)
 {
 	return called(NULL, 0);

@@ -2,7 +2,7 @@
 /*
  * Against the kernel: objects of many modes are made below a directory with a default ACL, and the
  * mode and the access ACL that they got must be what acl_inherit() says. A file gets an access ACL
- * and many modes, and its mode and ACL must be what acl_to_mode() and acl_chmod() say.
+ * and many modes, and its mode and ACL must be what acl_equiv_mode() and acl_chmod() say.
  */
 #include "helpers.h"
 
@@ -193,7 +193,7 @@ static void compare_access(const struct acl_case *c)
 	assert_int_equal(fchmod(fd, mode & 07777), 0);
 	assert_int_equal(fsetxattr(fd, ACL_ACCESS, value, size, 0), 0);
 	assert_int_equal(fstat(fd, &st), 0);
-	more = acl_to_mode(value, size, &mode);
+	more = acl_equiv_mode(value, size, &mode);
 	if (more < 0 || mode != st.st_mode)
 		fail_msg("%s is mode %o instead of %o", c->what, mode, st.st_mode);
 	assert_int_equal(fgetxattr(fd, ACL_ACCESS, stored, sizeof(stored)) > 0, more);
@@ -287,6 +287,45 @@ static void test_a_value_of_another_version_is_refused(void **state)
 	assert_int_equal(inherit_bytes(value, size), -EOPNOTSUPP);
 }
 
+static mode_t mode_left(const struct acl_case *c, mode_t mode)
+{
+	uint8_t value[ACL_MAX];
+	size_t size = build(c, value);
+
+	return acl_to_mode(value, size, mode);
+}
+
+static void test_without_its_acl_a_file_gives_nobody_more(void **state)
+{
+	static const struct acl_case more = {
+		"user::rwx user:1000:rwx group::r-x mask::rwx other::r-x",
+		{ { USER_OBJ, 7, NO_ID },
+		  { USER, 7, 1000 },
+		  { GROUP_OBJ, 5, NO_ID },
+		  { MASK, 7, NO_ID },
+		  { OTHER, 5, NO_ID } },
+		5
+	};
+	static const struct acl_case less = {
+		"user::rw- user:1000:--- group::rw- group:7:r-- mask::rw-",
+		{ { USER_OBJ, 6, NO_ID },
+		  { USER, 4, 1000 },
+		  { GROUP_OBJ, 6, NO_ID },
+		  { GROUP, 0, 7 },
+		  { MASK, 6, NO_ID },
+		  { OTHER, 4, NO_ID } },
+		6
+	};
+
+	/* the group has what it had, not the mask */
+	assert_int_equal(mode_left(&more, S_IFREG | 04775), S_IFREG | 04755);
+	/* whom the list kept out is in the group perhaps, or one of the others */
+	assert_int_equal(mode_left(&less, 0664), 0600);
+	/* nothing but a mode */
+	assert_int_equal(mode_left(&cases[0], 0755), 0755);
+	assert_int_equal(acl_to_mode("", 0, 0755), 0755);
+}
+
 int main(void)
 {
 	static const struct CMUnitTest tests[] = {
@@ -295,6 +334,7 @@ int main(void)
 		cmocka_unit_test_teardown(test_inheritance_is_that_of_tmpfs, clean_up),
 		cmocka_unit_test(test_a_value_of_the_wrong_size_is_refused),
 		cmocka_unit_test(test_a_value_of_another_version_is_refused),
+		cmocka_unit_test(test_without_its_acl_a_file_gives_nobody_more),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
