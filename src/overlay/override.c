@@ -227,6 +227,9 @@ static int store(const struct layer *layer, int fd, const char *name, mode_t rea
 
 	if (!can_hold(which, real))
 		return 0;
+	/* nobody's number, which would not be understood again */
+	if (shown->stx_uid == LAYER_NO_ID || shown->stx_gid == LAYER_NO_ID)
+		return -EOVERFLOW;
 	return at_setxattr(fd, name, fmt_override_name(which), value, size, 0);
 }
 
