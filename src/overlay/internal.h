@@ -498,6 +498,20 @@ struct feature_word {
 /* The features in the kernel's words and in the order in which it shows them. Static strings. */
 void features_spell(const struct ovl_features *f, struct feature_word out[FEATURE_WORDS]);
 
+/* marks.c */
+/* Opaque, but not in the words of this mount. */
+#define MARK_OTHER_OPAQUE (1U << FMT_XATTR_COUNT)
+/*
+ * Which private xattrs an object has, as bits of enum fmt_xattr and MARK_OTHER_OPAQUE: one system
+ * call for all of them.
+ */
+int marks_read(struct ovl *o, struct layer_ref *at, const char *name, unsigned int *marks);
+/* What those of a directory say. -EACCES: it may not be read, and nothing below be shown. */
+int marks_opaque(struct ovl *o, struct layer_ref *at, const char *name, unsigned int marks,
+		 enum fmt_opaque *out);
+/* Whether an object that is no directory is a whiteout. @st is its own. */
+bool is_whiteout(struct ovl *o, struct layer_ref *at, const char *name, const struct statx *st);
+
 /* lookup.c */
 struct looked_up {
 	struct statx st;    /* of the topmost */
@@ -525,8 +539,6 @@ int layer_path(struct ovl *o, struct ovl_inode *dir, unsigned int layer, const c
 	       bool topology_held, char **out);
 /* Whether some lower layer of @dir shows @name: a whiteout is needed to hide it. */
 bool lower_has(struct ovl *o, struct ovl_inode *dir, const char *name, bool topology_held);
-/* Whether an object that is no directory is a whiteout. @st is its own. */
-bool is_whiteout(struct ovl *o, struct layer_ref *at, const char *name, const struct statx *st);
 int name_check(struct ovl *o, const char *name);
 
 /* entry.c */

@@ -86,6 +86,10 @@ class Engine:
             STORAGE.format(graph=self.graph, run=self.base / "run", overlay="\n".join(options))
         )
 
+    def assert_kernels_driver(self):
+        status = self.podman("info", "--format", "{{.Store.GraphStatus}}")
+        assert "Native Overlay Diff:true" in status, status
+
     def run(self, *args, **kw):
         """A command in the engine's environment: its output."""
         return self.complete(*args, **kw).stdout

@@ -17,7 +17,8 @@ STEPS = {
             mkdir -p /w/d/$d/sub; echo $d > /w/d/$d/file; echo sub > /w/d/$d/sub/file; done
         chmod 2770 /w/d/sgid; chmod 1777 /w/d/sticky; chmod 7755 /w/d/own
         ln -s /w/f/1 /w/l/abs; ln -s ../f/2 /w/l/rel; ln -s nowhere /w/l/dangling
-        echo one > /w/h/a0; echo two > /w/h/f1; ln /w/h/f1 /w/h/f1.hl; ln /w/h/f1 /w/h/f1.third
+        echo one > /w/h/a0; echo two > /w/h/f1
+        for name in a2 f1.hl f1.third; do ln /w/h/f1 /w/h/$name; done
         echo caps > /w/x/caps; echo xattr > /w/x/user; setfattr -n user.first -v 1 /w/x/user
         mkfifo /w/x/fifo; dd if=/dev/zero of=/w/s/zeros bs=65536 count=16 2>/dev/null
         truncate -s 8M /w/s/sparse; echo x | dd of=/w/s/sparse bs=1 seek=4M conv=notrunc 2>/dev/null

@@ -13,6 +13,9 @@ from engines_world import SINGLE, SUBORDINATE
 from podman_testlib import Engine, saved_image
 
 IMAGE = "localhost/built:1"
+# Other names of a file of a lower layer that was changed: overlays without an index break the link.
+BROKEN_LINKS = ("w/h/a0", "w/h/a2", "w/h/f1.moved", "w/h/f1.third")
+
 PODMAN = ["podman", "build", "--layers", "--pull=never", "--network=none"]
 BUILDAH = ["buildah", "bud", "--layers", "--pull-never", "--isolation=chroot"]
 
@@ -43,6 +46,7 @@ def context():
 def by_kernel(base_tar, context):
     """The layers that the kernel's driver makes."""
     with Engine(lib.settings.scratch / "kernel") as engine:
+        engine.assert_kernels_driver()
         return build(engine, PODMAN, base_tar, context)
 
 
@@ -87,7 +91,7 @@ def test_what_was_below_a_renewed_directory_stays_deleted(built):
 def test_write_through_a_hard_link_is_kept(built):
     tree = layers.final_tree(built)
     assert tree["w/h/f1"].size == len("two\nmore\n")
-    assert tree["w/h/a0"].size == len("one\n")
+    assert {tree[n].size for n in BROKEN_LINKS[1:]} == {len("two\n")}
 
 
 def test_setgid_of_a_directory_survives_copy_up(built):
@@ -99,9 +103,6 @@ def test_setgid_of_a_directory_survives_copy_up(built):
 
 # A build makes mount points in the image; /steps came by COPY.
 ENGINES_OWN = ("dev", "etc/hosts", "etc/hostname", "etc/resolv.conf", "proc", "run", "steps", "sys")
-# Other names of a file of a lower layer that was changed: overlays without an index break the link.
-BROKEN_LINKS = ("w/h/a0", "w/h/f1.moved", "w/h/f1.third")
-
 
 def comparable(tree):
     return {

@@ -47,6 +47,8 @@ def installed(archive, name, user=None, program=None):
     context.mkdir(exist_ok=True)
     (context / "Containerfile").write_text(CONTAINERFILE)
     with Engine(lib.settings.scratch / name, user, program, "crun") as engine:
+        if not program:
+            engine.assert_kernels_driver()
         engine.import_base(archive, BASE)
         build = ["build", "-q", "--layers", "--pull=never", "--network=none"]
         engine.podman(*build, "-t", "localhost/installed:1", context, timeout=150)

@@ -4,6 +4,7 @@
 import contextlib
 import json
 import os
+import re
 import signal
 import tarfile
 
@@ -12,7 +13,7 @@ import layers
 import pytest
 from engines_testlib import BASE
 from engines_world import SINGLE, SUBORDINATE
-from plyfs_testlib import names, remove_tree, wait_for, write
+from plyfs_testlib import mkdir, names, remove_tree, wait_for, write
 from podman_testlib import Engine, saved_image
 
 KINDS = {
@@ -65,16 +66,23 @@ def container(engine):
 
 
 @pytest.fixture
-def folder(engine):
-    """A directory of the engine's user with one file: what a volume is made of."""
-    path = engine.home / "folder"
-    remove_tree(path)
-    path.mkdir()
-    (path / "file").write_text("original\n")
-    if engine.user:
-        for p in (path, path / "file"):
-            os.chown(p, engine.user.uid, engine.user.uid)
-    return path
+def folder_of():
+    """Makes a directory of an engine's user with one file: what a volume is made of."""
+
+    def make(engine):
+        path = engine.home / "folder"
+        remove_tree(path)
+        owner = engine.user.uid if engine.user else 0
+        mkdir(path, uid=owner, gid=owner)
+        write(path / "file", "original\n", uid=owner, gid=owner)
+        return path
+
+    return make
+
+
+@pytest.fixture
+def folder(engine, folder_of):
+    return folder_of(engine)
 
 
 def files_in(archive):
@@ -103,10 +111,20 @@ def test_root_is_mounted_as_engines_expect(engine):
     assert {"rw", "default_permissions", "allow_other", "user_id=0", "group_id=0"} <= flags
 
 
-@ALL
-def test_program_says_nothing_when_it_mounts(engine):
-    done = engine.complete("podman", "run", "--rm", BASE, "true")
-    assert "fuse-overlayfs" not in done.stderr and "unknown" not in done.stderr
+def test_program_understands_in_silence_what_engines_ask_for(program, base_tar, scratch, folder_of):
+    """Among it "private", "lazytime", "volatile" and nothing: a warning would be at each start."""
+    asked, said = scratch / "asked", scratch / "said"
+    spy = scratch / "spy"
+    write(spy, f'#!/bin/sh\necho "$@" >>{asked}\nexec {program} "$@" 2>>{said}\n', 0o755)
+    with Engine(scratch / "e", None, spy, "runc") as engine:
+        engine.use(spy, ['mountopt = "nodev,lazytime"'])
+        engine.import_base(base_tar)
+        engine.sh(BASE, "echo x > /v/x", "-v", f"{folder_of(engine)}:/v:O")
+        engine.podman("run", "--name", "c", BASE, "touch", "/x")
+        engine.podman("diff", "c")
+    words = set(re.split(r"[\s,]", asked.read_text()))
+    assert {"volatile", "private", "lazytime", ""} <= words
+    assert said.read_text() == ""
 
 
 # --- containers -----------------------------------------------------------------------------------
@@ -188,6 +206,17 @@ def test_kept_container_keeps_its_files(engine):
         engine.podman("stop", "-t", "0", "c")
         engine.assert_idle()
         engine.podman("start", "c")
+
+
+@ROOT_AND_SUB_IDS
+def test_write_through_a_hard_link_is_kept(engine):
+    """The image has /h/f and /h/a, one file: the write goes to the name it was made to."""
+    script = "mkdir /h; echo one > /h/f; ln /h/f /h/a; ln /h/f /h/g"
+    engine.podman("run", "--name", "c", BASE, "sh", "-ec", script)
+    engine.podman("commit", "-q", "c", "localhost/linked:1")
+    script = "test -e /done || { echo two >> /h/f; touch /done; }; cat /h/f"
+    engine.podman("run", "--name", "d", "localhost/linked:1", "sh", "-ec", script)
+    assert engine.podman("start", "-a", "d") == "one\ntwo\n"
 
 
 @ROOT_AND_SUB_IDS
