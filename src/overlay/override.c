@@ -399,9 +399,9 @@ int override_setattr(struct ovl *o, const struct ovl_caller *caller, int dirfd, 
 		if (err < 0 && err != -ENODATA)
 			return err;
 	}
-	if (set->valid & OVL_SET_UID)
+	if ((set->valid & OVL_SET_UID) && set->uid != (uid_t)-1)
 		st.stx_uid = set->uid;
-	if (set->valid & OVL_SET_GID)
+	if ((set->valid & OVL_SET_GID) && set->gid != (gid_t)-1)
 		st.stx_gid = set->gid;
 	if ((set->valid & OVL_SET_MODE) && !S_ISLNK(st.stx_mode)) {
 		st.stx_mode = (uint16_t)((st.stx_mode & S_IFMT) | (set->mode & 07777));

@@ -537,6 +537,15 @@ def test_copy_up_keeps_what_is_shown(union, way):
     assert not [n for n in lib.names(m) if n.endswith((".moved", ".linked"))]
 
 
+@needs_privilege
+def test_a_file_given_to_whom_it_is_shown_as_belonging_to_stays_whose_it_is(union):
+    write(union.lower() / "file", mode=0o4755)
+    m = union.mount("xattr_permissions=2,squash_to_uid=7,squash_to_gid=7,uidmapping=0:1:5,gidmapping=0:1:5")
+    os.chown(m / "file", 7, 7)
+    assert shown(m / "file")[:3] == ("-rwxr-xr-x", 7, 7)
+    assert xattr(union.upper / "file", CONTAINERS) == b"0:0:0755"
+
+
 def test_upper_becomes_a_layer_that_is_read_the_same(new_union):
     union = new_union("first")
     make_lower(union.lower())
