@@ -196,7 +196,9 @@ struct ovl {
 	bool samefs;                  /* every layer has the same st_dev */
 	struct ovl_features features; /* in effect; userxattr is ovl.userxattr */
 	struct ovl_compat compat;     /* in effect */
-	bool whiteouts_are_files;     /* those that are made: whfile.h */
+	bool knows_overrides; /* what keeps owners and modes is nobody's xattr: override.h */
+	mode_t real_bits; /* which others may have on what is really there: those of upper's root */
+	bool whiteouts_are_files; /* those that are made: whfile.h */
 	unsigned int name_max;
 	unsigned int ino_shift; /* the bit of st_ino that says that it is hashed; see ino.c */
 	dev_t *devs; /* st_dev of the layers, each once; the index is what goes into st_ino */
@@ -571,6 +573,8 @@ void attr_notify(struct ovl *o, struct ovl_inode *i, bool listing);
  * exec trusts them.
  */
 int drop_suidgid(struct ovl *o, const struct ovl_caller *caller, struct ovl_inode *i, int fd);
+/* A mode without these bits. */
+mode_t mode_without_suidgid(const struct ovl_caller *caller, const struct statx *st);
 
 /* caller.c: what FUSE does not say about a caller. */
 /*
@@ -651,9 +655,10 @@ int work_publish(struct ovl *o, const char *temp, mode_t mode, int dirfd, const 
 		 unsigned int flags);
 /*
  * Gives what was built in work the owner and the group of @st: copyup.c. Where that is impossible
- * and ovl_compat.gives_up_owners says so, it stays ours, and @st loses its set-id bits.
+ * and ovl_compat.gives_up_owners says so, it stays ours, and @st loses its set-id bits. @real: what
+ * it really is; see object_own().
  */
-int work_copy_owner(struct ovl *o, struct statx *st, const char *temp);
+int work_copy_owner(struct ovl *o, struct statx *st, const char *temp, mode_t real);
 /* A whiteout under a new name in work. */
 int whiteout_make(struct ovl *o, char name[FMT_TEMP_NAME_MAX]);
 /*
@@ -700,6 +705,13 @@ struct acl_inherited {
 	char *access; /* xattr value, owned */
 };
 int acl_inherit(const void *def, size_t size, mode_t mode, struct acl_inherited *out);
+/*
+ * What an access ACL makes of the permission bits of a mode. 1: it says more than the mode, which
+ * then has its mask for the group; 0: it does not, and is not to be stored. -EINVAL.
+ */
+int acl_equiv_mode(const void *acl, size_t size, mode_t *mode);
+/* What chmod(2) makes of an access ACL. */
+int acl_chmod(void *acl, size_t size, mode_t mode);
 /* What can be kept of an access ACL without one: a mode that gives nobody more than it did. */
 mode_t acl_to_mode(const void *acl, size_t size, mode_t mode);
 

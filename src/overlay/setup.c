@@ -9,6 +9,7 @@
 #include <sys/xattr.h>
 
 #include "overlay/index.h"
+#include "overlay/override.h"
 #include "overlay/survey.h"
 #include "overlay/whfile.h"
 #include "overlay/writeback.h"
@@ -595,6 +596,9 @@ static int open_all(struct opening *p)
 	if (err < 0)
 		return err;
 	probe_upper_xattrs(p);
+	err = override_init(o, p->message, p->size);
+	if (err < 0)
+		return err;
 	identity_init(o);
 	index_check_layers(o);
 	probe_acl(o);

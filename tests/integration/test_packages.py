@@ -11,7 +11,6 @@ from pathlib import Path
 import debian
 import plyfs_testlib as lib
 import pytest
-from debian import SUITE, apt_options
 from plyfs_testlib import exists, is_whiteout, mkdir, read, write
 
 ROOT = Path(__file__).resolve().parents[2]
