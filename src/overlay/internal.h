@@ -527,6 +527,7 @@ int layer_path(struct ovl *o, struct ovl_inode *dir, unsigned int layer, const c
 bool lower_has(struct ovl *o, struct ovl_inode *dir, const char *name, bool topology_held);
 /* Whether an object that is no directory is a whiteout. @st is its own. */
 bool is_whiteout(struct ovl *o, struct layer_ref *at, const char *name, const struct statx *st);
+/* Whether an object may be made at a name. */
 int name_check(struct ovl *o, const char *name);
 
 /* entry.c */
