@@ -690,7 +690,8 @@ static int look_all_lower(struct lookup *l, struct layer_ref *upper, const char 
 		bool found = false;
 		int err;
 
-		if (next >= (from_root ? o->lower_count : inode_lowers(l->dir)))
+		/* A path begins in the roots that are united, of which one may be opaque. */
+		if (next >= inode_lowers(from_root ? o->root : l->dir))
 			break;
 		layer = from_root ? next + 1 : stack->lower[next].layer;
 		next++;

@@ -231,6 +231,25 @@ def test_longest_name_leaves_room_for_its_whiteout(each, make):
     assert not exists(m / ("d" * 251))
 
 
+@pytest.mark.parametrize("mark", ["file", "xattr"])
+def test_moved_directory_does_not_reach_below_an_opaque_root(union, mark):
+    write(union.lower(0) / "d/in/top", "top")
+    mkdir(union.lower(0) / "e")
+    write(union.lower(1) / "d/in/low", "low")
+    write(union.lower(1) / "d/low", "low")
+    if mark == "file":
+        write(union.lower(0) / ".wh..wh..opq")
+    else:
+        os.setxattr(union.lower(0), "user.fuseoverlayfs.opaque", b"y")
+    m = union.mount("redirect_dir=on")
+    os.rename(m / "d", m / "e/moved")
+    for _ in range(2):
+        assert names(m / "e/moved") == ["in"]
+        assert names(m / "e/moved/in") == ["top"]
+        assert not exists(m / "e/moved/low")
+        union.remount()
+
+
 def test_names_that_leave_no_room_are_shown_all_the_same(each):
     """Layers of other makers may have them."""
     files = each.impl == "files"
