@@ -19,6 +19,7 @@
 #include <sys/types.h>
 
 #include "overlay/format.h"
+#include "overlay/format_override.h"
 
 struct fdcache;
 struct layer;
@@ -99,6 +100,13 @@ struct layer {
 	bool read_only;     /* its mount or filesystem is */
 	bool all_immutable; /* statx(2) says so of everything (erofs), which is nobody's wish */
 	unsigned int name_max;
+	/*
+	 * Which xattrs hold owner, mode and type of its objects, those that were written last
+	 * first: enum fmt_override. None, but for layers that say so; see override.h. Settled at
+	 * mount.
+	 */
+	uint8_t overrides[FMT_OVERRIDE_COUNT];
+	uint8_t override_count;
 };
 
 /*

@@ -151,17 +151,16 @@ static bool add_name(struct dirlist *list, const char *name, size_t len, uint32_
 /* Finds the type where the filesystem does not say it, and whether it is a whiteout. */
 static void examine(struct build *b, const char *name, unsigned int *type, bool *whiteout)
 {
-	bool may_be_xwhiteout = *type == DT_REG && b->at->layer->index &&
-				inode_has(b->dir, INODE_XWHITE);
+	bool xwhiteouts = b->at->layer->index && inode_has(b->dir, INODE_XWHITE);
 	struct statx st;
 
 	*whiteout = false;
-	if (*type != DT_CHR && *type != DT_UNKNOWN && !may_be_xwhiteout)
+	if (*type != DT_CHR && *type != DT_UNKNOWN && !(*type == DT_REG && xwhiteouts))
 		return;
 	if (layer_stat(b->at, name, &st) < 0)
 		return;
 	*type = IFTODT(st.stx_mode);
-	*whiteout = may_be_xwhiteout ? is_whiteout(b->o, b->at, name, &st) : fmt_is_whiteout(&st);
+	*whiteout = xwhiteouts ? is_whiteout(b->o, b->at, name, &st) : fmt_is_whiteout(&st);
 }
 
 /* A new entry; with @place where its index belongs. */

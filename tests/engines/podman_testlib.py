@@ -86,6 +86,10 @@ class Engine:
             STORAGE.format(graph=self.graph, run=self.base / "run", overlay="\n".join(options))
         )
 
+    def assert_kernels_driver(self):
+        status = self.podman("info", "--format", "{{.Store.GraphStatus}}")
+        assert "Native Overlay Diff:true" in status, status
+
     def run(self, *args, **kw):
         """A command in the engine's environment: its output."""
         return self.complete(*args, **kw).stdout
@@ -129,7 +133,9 @@ class Engine:
         assert not self.store_mounts(), f"still mounted: {self.store_mounts()}"
 
     def remove_containers(self):
-        self.podman("rm", "--all", "--force", "--time", "0")
+        """Again while the engine, which cleans up behind a container's back, is still at it."""
+        remove = ["podman", "rm", "--all", "--force", "--time", "0"]
+        wait_for(lambda: self.complete(*remove, check=False).returncode == 0, 15, " ".join(remove))
         self.buildah("rm", "--all")
 
     def __enter__(self):

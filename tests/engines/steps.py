@@ -4,7 +4,7 @@
 They run in an engine's build on either driver, and in a chroot on a plain directory.
 """
 
-from pathlib import Path
+import os
 
 from engines_testlib import BASE, command, environment
 
@@ -17,7 +17,8 @@ STEPS = {
             mkdir -p /w/d/$d/sub; echo $d > /w/d/$d/file; echo sub > /w/d/$d/sub/file; done
         chmod 2770 /w/d/sgid; chmod 1777 /w/d/sticky; chmod 7755 /w/d/own
         ln -s /w/f/1 /w/l/abs; ln -s ../f/2 /w/l/rel; ln -s nowhere /w/l/dangling
-        echo one > /w/h/a0; echo two > /w/h/f1; ln /w/h/f1 /w/h/f1.hl; ln /w/h/f1 /w/h/f1.third
+        echo one > /w/h/a0; echo two > /w/h/f1
+        for name in a2 f1.hl f1.third; do ln /w/h/f1 /w/h/$name; done
         echo caps > /w/x/caps; echo xattr > /w/x/user; setfattr -n user.first -v 1 /w/x/user
         mkfifo /w/x/fifo; dd if=/dev/zero of=/w/s/zeros bs=65536 count=16 2>/dev/null
         truncate -s 8M /w/s/sparse; echo x | dd of=/w/s/sparse bs=1 seek=4M conv=notrunc 2>/dev/null
@@ -97,29 +98,37 @@ def script(text):
     return "set -e\nPATH=/bin:/usr/sbin:/usr/bin\numask 022\n" + text + "\n"
 
 
-def write_context(directory, steps):
-    """A directory to build in: the scripts and the Containerfile that runs them, a layer each."""
-    directory = Path(directory)
+RECIPE, RECIPE_WITHOUT_OWNERS = "Containerfile", "Containerfile.without-owners"
+
+
+def write_context(directory, steps=None):
+    """A directory to build in: the scripts, and Containerfiles that run them, a layer each."""
+    every = steps or STEPS
     scripts = directory / "steps"
     scripts.mkdir(parents=True)
-    lines = [f"FROM {BASE}", "COPY steps /steps"]
-    for name, text in steps.items():
+    for name, text in every.items():
         (scripts / name).write_text(script(text))
-        lines.append(f'RUN ["/bin/sh", "/steps/{name}"]')
-    (directory / "Containerfile").write_text("\n".join(lines) + "\n")
-    for path in (directory, scripts, *scripts.iterdir(), directory / "Containerfile"):
+    for recipe, left_out in ((RECIPE, ()), (RECIPE_WITHOUT_OWNERS, OWNED)):
+        lines = [f"FROM {BASE}", "COPY steps /steps"]
+        lines += [f'RUN ["/bin/sh", "/steps/{name}"]' for name in every if name not in left_out]
+        (directory / recipe).write_text("\n".join(lines) + "\n")
+    for path in (directory, *directory.rglob("*")):
         path.chmod(0o755 if path.is_dir() else 0o644)
     return directory
 
 
-def run_in_chroot(archive, context, steps, directory):
-    """The same on a plain directory, which is returned."""
+def unpack_base(archive, context, directory):
+    """The base image and the scripts on a plain directory."""
     directory.mkdir()
-    env = environment("/root", "/run")
-    command(["tar", "-C", directory, "--xattrs", "--xattrs-include=*", "-xpf", archive], env)
-    command(["cp", "-a", context / "steps", directory / "steps"], env)
-    for name in steps:
-        enter = 'mount -t proc proc "$0/proc"; mount --rbind /dev "$0/dev"; exec chroot "$0" "$@"'
-        shell = ["/bin/sh", f"/steps/{name}"]
-        command(["unshare", "-m", "sh", "-ec", enter, directory, *shell], env)
+    xattrs = ["--xattrs", "--xattrs-include=*"]
+    command(["tar", "-C", directory, *xattrs, "-xpf", archive], os.environ)
+    command(["cp", "-a", context / "steps", directory / "steps"], os.environ)
     return directory
+
+
+def run_in_chroot(steps, directory):
+    enter = 'mount -t proc proc "$0/proc"; mount --rbind /dev "$0/dev"; exec chroot "$0" "$@"'
+    for name in steps:
+        shell = ["/bin/sh", f"/steps/{name}"]
+        env = environment("/root", "/run")
+        command(["unshare", "-m", "sh", "-ec", enter, directory, *shell], env)

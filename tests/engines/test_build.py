@@ -13,6 +13,9 @@ from engines_world import SINGLE, SUBORDINATE
 from podman_testlib import Engine, saved_image
 
 IMAGE = "localhost/built:1"
+# Other names of a file of a lower layer that was changed: overlays without an index break the link.
+BROKEN_LINKS = ("w/h/a0", "w/h/a2", "w/h/f1.moved", "w/h/f1.third")
+
 PODMAN = ["podman", "build", "--layers", "--pull=never", "--network=none"]
 BUILDAH = ["buildah", "bud", "--layers", "--pull-never", "--isolation=chroot"]
 
@@ -34,68 +37,65 @@ def build(engine, tool, archive, context):
 
 
 @pytest.fixture(scope="module")
-def contexts():
-    """Directories to build in: of all steps, and of those that need one owner only."""
-    base = lib.settings.scratch
-    return {
-        "all": steps.write_context(base / "context-all", steps.STEPS),
-        "single": steps.write_context(base / "context-single", steps.WITHOUT_OWNERS),
-    }
+def context():
+    """A directory to build in."""
+    return steps.write_context(lib.settings.scratch / "context")
 
 
 @pytest.fixture(scope="module")
-def by_kernel(base_tar, contexts):
-    """The layers that the kernel's driver makes of each context."""
+def by_kernel(base_tar, context):
+    """The layers that the kernel's driver makes."""
     with Engine(lib.settings.scratch / "kernel") as engine:
-        return {name: build(engine, PODMAN, base_tar, where) for name, where in contexts.items()}
+        engine.assert_kernels_driver()
+        return build(engine, PODMAN, base_tar, context)
 
 
 @pytest.fixture(scope="module")
-def in_chroot(base_tar, contexts):
-    """What the steps make of a plain directory: its tree, as one layer."""
+def in_chroot(base_tar, context):
+    """What the first steps, or all, make of a plain directory: {number of steps: tree}"""
     directory = lib.settings.scratch / "plain"
-    steps.run_in_chroot(base_tar, contexts["all"], steps.STEPS, directory)
-    return layers.read_archive(lib.pack(directory, lib.settings.scratch / "plain.tar"))
+    steps.unpack_base(base_tar, context, directory)
+    steps.run_in_chroot(steps.WITHOUT_OWNERS, directory)
+    first = layers.read_archive(lib.pack(directory, lib.settings.scratch / "plain.tar"))
+    steps.run_in_chroot(steps.OWNED, directory)
+    every = layers.read_archive(lib.pack(directory, lib.settings.scratch / "plain.tar"))
+    return {len(steps.WITHOUT_OWNERS): first, len(steps.STEPS): every}
 
 
 @pytest.fixture(scope="module", params=BUILDERS)
-def built(request, program, base_tar, contexts):
-    """The name of the context, and the layers of the image built in it."""
+def built(request, program, base_tar, context):
+    """The layers of the image; a user with one id does not do the last steps."""
     user, runtime, tool = BUILDERS[request.param]
-    overlay = ['ignore_chown_errors = "true"'] if user == SINGLE else []
-    which = "single" if user == SINGLE else "all"
-    base = lib.settings.scratch / request.param
-    with Engine(base, user, program, runtime, overlay) as engine:
-        return which, build(engine, tool, base_tar, contexts[which])
+    single = user == SINGLE
+    overlay = ['ignore_chown_errors = "true"'] if single else []
+    recipe = context / (steps.RECIPE_WITHOUT_OWNERS if single else steps.RECIPE)
+    with Engine(lib.settings.scratch / request.param, user, program, runtime, overlay) as engine:
+        return build(engine, [*tool, "-f", recipe], base_tar, context)
 
 
 @pytest.mark.limit(300)
 def test_layers_are_those_of_the_kernels_driver(built, by_kernel):
-    which, image = built
-    lines = layers.image_differences(by_kernel[which], image)
+    assert len(built) in (len(by_kernel), len(by_kernel) - len(steps.OWNED))
+    lines = layers.image_differences(by_kernel[: len(built)], built)
     assert not lines, "\n".join(lines)
 
 
 # --- the bugs of other mount programs, each by itself ---------------------------------------------
 
 
-def final(built):
-    return layers.final_tree(built[1])
-
-
 def test_what_was_below_a_renewed_directory_stays_deleted(built):
-    tree = final(built)
+    tree = layers.final_tree(built)
     assert [p for p in tree if p.startswith("w/r/z/")] == ["w/r/z/n", "w/r/z/y", "w/r/z/y/new"]
 
 
 def test_write_through_a_hard_link_is_kept(built):
-    tree = final(built)
+    tree = layers.final_tree(built)
     assert tree["w/h/f1"].size == len("two\nmore\n")
-    assert tree["w/h/a0"].size == len("one\n")
+    assert {tree[n].size for n in BROKEN_LINKS[1:]} == {len("two\n")}
 
 
 def test_setgid_of_a_directory_survives_copy_up(built):
-    tree = final(built)
+    tree = layers.final_tree(built)
     assert [oct(tree[p].mode) for p in ("w/d/sgid", "w/d/own")] == ["0o2770", "0o7755"]
 
 
@@ -103,9 +103,6 @@ def test_setgid_of_a_directory_survives_copy_up(built):
 
 # A build makes mount points in the image; /steps came by COPY.
 ENGINES_OWN = ("dev", "etc/hosts", "etc/hostname", "etc/resolv.conf", "proc", "run", "steps", "sys")
-# Other names of a file of a lower layer that was changed: overlays without an index break the link.
-BROKEN_LINKS = ("w/h/a0", "w/h/f1.moved", "w/h/f1.third")
-
 
 def comparable(tree):
     return {
@@ -116,9 +113,7 @@ def comparable(tree):
 
 
 def test_final_tree_is_that_of_a_plain_directory(built, in_chroot):
-    which, image = built
-    if which == "single":
-        pytest.skip("the chroot ran the steps about owners, too")
-    trees = [comparable(t) for t in (in_chroot, layers.final_tree(image))]
+    plain = in_chroot[len(built) - 2]  # the base, and the scripts
+    trees = [comparable(t) for t in (plain, layers.final_tree(built))]
     lines = layers.differences(*trees, "chroot", "image")
     assert not lines, "\n".join(lines)

@@ -77,7 +77,8 @@ def test_mounted_again_after_the_death_of_its_daemon(engine):
     """It was mounted volatile, and engines mount such an upper again without being asked."""
     engine.buildah("from", "--name", "w", "--pull-never", BASE)
     # a rootless user's mounts live as long as his pause process
-    engine.unshare("sh", "-ec", 'm=$(buildah mount w); echo kept > "$m/kept"; rm "$m/etc/group"; sync')
+    script = 'm=$(buildah mount w); echo kept > "$m/kept"; rm "$m/etc/group"; sync'
+    engine.unshare("sh", "-ec", script)
     (daemon,) = lib.daemons_of(engine.base)
     os.kill(daemon, signal.SIGKILL)
     wait_for(lambda: not lib.daemons_of(engine.base), 15, "the daemon's end")
@@ -100,5 +101,5 @@ def test_bud_of_several_stages(engine):
     ]
     (context / "Containerfile").write_text("\n".join(lines) + "\n")
     engine.buildah("bud", "-q", "--pull-never", "-t", "localhost/stages:1", context)
-    script = "ls /in /root; stat -c %u /tmp/mine; id -u"
-    assert engine.sh("localhost/stages:1", script).split() == ["/in:", "b", "/root:", "x", "1000", "1000"]
+    out = engine.sh("localhost/stages:1", "ls /in /root; stat -c %u /tmp/mine; id -u")
+    assert out.split() == ["/in:", "b", "/root:", "x", "1000", "1000"]

@@ -24,7 +24,7 @@ CONTAINERFILE = f"""\
 FROM {BASE}
 ENV DEBIAN_FRONTEND=noninteractive
 RUN apt-get install -y -q --no-download --no-install-recommends {" ".join(PACKAGES)}
-RUN rm -rf /var/cache/apt /var/lib/apt/lists /usr/share/bash-completion && apt-mark auto iputils-ping
+RUN rm -rf /var/cache/apt /var/lib/apt/lists && apt-mark auto {" ".join(PACKAGES)}
 """
 
 # What two runs of the same on one and the same file system do not make equal.
@@ -47,6 +47,8 @@ def installed(archive, name, user=None, program=None):
     context.mkdir(exist_ok=True)
     (context / "Containerfile").write_text(CONTAINERFILE)
     with Engine(lib.settings.scratch / name, user, program, "crun") as engine:
+        if not program:
+            engine.assert_kernels_driver()
         engine.import_base(archive, BASE)
         build = ["build", "-q", "--layers", "--pull=never", "--network=none"]
         engine.podman(*build, "-t", "localhost/installed:1", context, timeout=150)

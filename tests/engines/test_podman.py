@@ -4,6 +4,7 @@
 import contextlib
 import json
 import os
+import re
 import signal
 import tarfile
 
@@ -12,7 +13,7 @@ import layers
 import pytest
 from engines_testlib import BASE
 from engines_world import SINGLE, SUBORDINATE
-from plyfs_testlib import names, remove_tree, wait_for, write
+from plyfs_testlib import mkdir, names, remove_tree, wait_for, write
 from podman_testlib import Engine, saved_image
 
 KINDS = {
@@ -22,7 +23,8 @@ KINDS = {
     "single-id": (SINGLE, "runc"),
 }
 engines_of = pytest.mark.parametrize
-ALL = engines_of("engine", KINDS, indirect=True)
+ALL = engines_of("engine", ["root", "sub-ids", "single-id"], indirect=True)
+BOTH_RUNTIMES = engines_of("engine", KINDS, indirect=True)
 ROOT_AND_SUB_IDS = engines_of("engine", ["root", "sub-ids"], indirect=True)
 SUB_IDS = engines_of("engine", ["sub-ids"], indirect=True)
 
@@ -64,16 +66,23 @@ def container(engine):
 
 
 @pytest.fixture
-def folder(engine):
-    """A directory of the engine's user with one file: what a volume is made of."""
-    path = engine.home / "folder"
-    remove_tree(path)
-    path.mkdir()
-    (path / "file").write_text("original\n")
-    if engine.user:
-        for p in (path, path / "file"):
-            os.chown(p, engine.user.uid, engine.user.uid)
-    return path
+def folder_of():
+    """Makes a directory of an engine's user with one file: what a volume is made of."""
+
+    def make(engine):
+        path = engine.home / "folder"
+        remove_tree(path)
+        owner = engine.user.uid if engine.user else 0
+        mkdir(path, uid=owner, gid=owner)
+        write(path / "file", "original\n", uid=owner, gid=owner)
+        return path
+
+    return make
+
+
+@pytest.fixture
+def folder(engine, folder_of):
+    return folder_of(engine)
 
 
 def files_in(archive):
@@ -102,23 +111,33 @@ def test_root_is_mounted_as_engines_expect(engine):
     assert {"rw", "default_permissions", "allow_other", "user_id=0", "group_id=0"} <= flags
 
 
-@ALL
-def test_program_says_nothing_when_it_mounts(engine):
-    done = engine.complete("podman", "run", "--rm", BASE, "true")
-    assert "fuse-overlayfs" not in done.stderr and "unknown" not in done.stderr
+def test_program_understands_in_silence_what_engines_ask_for(program, base_tar, scratch, folder_of):
+    """Among it "private", "lazytime", "volatile" and nothing: a warning would be at each start."""
+    asked, said = scratch / "asked", scratch / "said"
+    spy = scratch / "spy"
+    write(spy, f'#!/bin/sh\necho "$@" >>{asked}\nexec {program} "$@" 2>>{said}\n', 0o755)
+    with Engine(scratch / "e", None, spy, "runc") as engine:
+        engine.use(spy, ['mountopt = "nodev,lazytime"'])
+        engine.import_base(base_tar)
+        engine.sh(BASE, "echo x > /v/x", "-v", f"{folder_of(engine)}:/v:O")
+        engine.podman("run", "--name", "c", BASE, "touch", "/x")
+        engine.podman("diff", "c")
+    words = set(re.split(r"[\s,]", asked.read_text()))
+    assert {"volatile", "private", "lazytime", ""} <= words
+    assert said.read_text() == ""
 
 
 # --- containers -----------------------------------------------------------------------------------
 
 
-@ALL
+@BOTH_RUNTIMES
 def test_run_sees_its_own_writes(engine):
     script = "echo new > /etc/new; rm /etc/group; cat /etc/new; ls /etc/group || echo gone"
     assert engine.sh(BASE, script).split() == ["new", "gone"]
     assert engine.sh(BASE, "ls /etc/new || cat /etc/group").startswith("root:")
 
 
-@ALL
+@BOTH_RUNTIMES
 def test_exec_in_a_running_container(engine, container):
     engine.podman("exec", "c", "sh", "-ec", "mkdir /made; echo a > /made/a; mv /made/a /made/b")
     assert engine.podman("exec", "c", "cat", "/made/b") == "a\n"
@@ -126,7 +145,7 @@ def test_exec_in_a_running_container(engine, container):
 
 @ALL
 def test_diff_tells_what_changed(engine):
-    script = "echo x > /etc/new; rm /etc/group; echo y >> /etc/passwd; rm -r /root; mkdir -m 711 /root"
+    script = "echo x > /etc/new; rm /etc/group; echo y >> /etc/passwd; chmod 711 /root"
     engine.podman("run", "--name", "c", BASE, "sh", "-ec", script)
     changes = set(engine.podman("diff", "c").splitlines())
     assert {"A /etc/new", "D /etc/group", "C /etc/passwd", "C /etc", "C /root"} <= changes
@@ -135,10 +154,11 @@ def test_diff_tells_what_changed(engine):
 
 @ALL
 def test_commit_makes_an_image_of_the_changes(engine):
-    script = "rm -rf /usr/sbin /etc/group; mkdir /usr/sbin; echo new > /usr/sbin/tool; ln -s x /link"
+    script = "rm -rf /usr/sbin /etc/group; mkdir /usr/sbin; echo t > /usr/sbin/tool; ln -s x /link"
     engine.podman("run", "--name", "c", BASE, "sh", "-ec", script)
     engine.podman("commit", "-q", "c", "localhost/committed:1")
-    assert engine.sh("localhost/committed:1", "ls /usr/sbin; readlink /link").split() == ["tool", "x"]
+    out = engine.sh("localhost/committed:1", "ls /usr/sbin; readlink /link")
+    assert out.split() == ["tool", "x"]
     top = saved_image(engine, "localhost/committed:1")[-1]
     assert {"etc/.wh.group", "usr/sbin/.wh.setcap", "usr/sbin/tool", "link"} <= top.keys()
     assert not [path for path in top if path.startswith(("bin/", "lib/"))]
@@ -147,7 +167,8 @@ def test_commit_makes_an_image_of_the_changes(engine):
 
 @ALL
 def test_export_is_the_containers_tree(engine):
-    engine.podman("run", "--name", "c", BASE, "sh", "-ec", "rm /etc/group; mkfifo /fifo; ln /bin/busybox /b")
+    script = "rm /etc/group; mkfifo /fifo; ln /bin/busybox /b"
+    engine.podman("run", "--name", "c", BASE, "sh", "-ec", script)
     engine.podman("export", "-o", engine.home / "tree.tar", "c")
     found = files_in(engine.home / "tree.tar")
     assert "etc/group" not in found and found["fifo"].isfifo()
@@ -165,27 +186,37 @@ def test_cp_in_and_out(engine, container, folder):
 
 @ALL
 def test_read_only_container(engine):
-    done = engine.complete(
-        "podman", "run", "--rm", "--read-only", BASE, "touch", "/x", check=False
-    )
+    run = ["run", "--rm", "--read-only", BASE]
+    done = engine.complete("podman", *run, "touch", "/x", check=False)
     assert done.returncode == 1 and "Read-only file system" in done.stderr
-    assert engine.podman("run", "--rm", "--read-only", BASE, "cat", "/etc/group").startswith("root:")
+    assert engine.podman(*run, "cat", "/etc/group").startswith("root:")
 
 
-@ALL
+@BOTH_RUNTIMES
 def test_kept_container_keeps_its_files(engine):
     script = "rm -r /root; echo kept >> /etc/passwd; mkdir /d; mv /etc/group /d/g; ls /d >> /seen"
     again = f"test -e /seen || {{ {script}; }}; echo again >> /seen; exec sleep 1000"
     engine.podman("run", "-d", "--name", "c", BASE, "sh", "-ec", again)
+    inside = ["exec", "c", "sh", "-c"]
     for times in (1, 2, 3):
-        wait_for(
-            lambda n=times: engine.podman("exec", "c", "cat", "/seen").split() == ["g"] + ["again"] * n
-        )
-        assert engine.podman("exec", "c", "tail", "-1", "/etc/passwd") == "kept\n"
-        assert engine.podman("exec", "c", "sh", "-c", "ls -d /root /etc/group; ls /d").split() == ["g"]
+        expected = ["g"] + ["again"] * times
+        wait_for(lambda e=expected: engine.podman(*inside, "cat /seen").split() == e)
+        assert engine.podman(*inside, "tail -1 /etc/passwd") == "kept\n"
+        assert engine.podman(*inside, "ls -d /root /etc/group; ls /d").split() == ["g"]
         engine.podman("stop", "-t", "0", "c")
         engine.assert_idle()
         engine.podman("start", "c")
+
+
+@ROOT_AND_SUB_IDS
+def test_write_through_a_hard_link_is_kept(engine):
+    """The image has /h/f and /h/a, one file: the write goes to the name it was made to."""
+    script = "mkdir /h; echo one > /h/f; ln /h/f /h/a; ln /h/f /h/g"
+    engine.podman("run", "--name", "c", BASE, "sh", "-ec", script)
+    engine.podman("commit", "-q", "c", "localhost/linked:1")
+    script = "test -e /done || { echo two >> /h/f; touch /done; }; cat /h/f"
+    engine.podman("run", "--name", "d", "localhost/linked:1", "sh", "-ec", script)
+    assert engine.podman("start", "-a", "d") == "one\ntwo\n"
 
 
 @ROOT_AND_SUB_IDS
@@ -203,7 +234,8 @@ def test_container_survives_the_death_of_its_daemon(engine, container):
 def test_many_containers_of_one_image(engine):
     names = [f"c{i}" for i in range(6)]
     for name in names:
-        engine.podman("run", "-d", "--name", name, BASE, "sh", "-c", f"echo {name} > /me; sleep 1000")
+        script = f"echo {name} > /me; exec sleep 1000"
+        engine.podman("run", "-d", "--name", name, BASE, "sh", "-c", script)
     assert len(engine.store_mounts()) == len(names)
     for name in names:
         wait_for(lambda n=name: engine.podman("exec", n, "cat", "/me").strip() == n)
@@ -270,7 +302,7 @@ def test_container_mounted_beside_its_life(engine):
 
 # --- owners ---------------------------------------------------------------------------------------
 
-OWNERS = "stat -c '%u:%g %n' /etc/passwd /bin/busybox; touch /tmp/mine; stat -c '%u:%g %n' /tmp/mine"
+OWNERS = "touch /tmp/mine; stat -c '%u:%g %n' /etc/passwd /bin/busybox /tmp/mine"
 
 
 @SUB_IDS
@@ -281,15 +313,16 @@ def test_keep_id(engine):
 
 
 def test_uidmap_of_root(engines, base_tar, program):
-    """The engine mounts lower layers with an idmap and gives a mapping, too: that is switched off."""
+    """The engine mounts lower layers idmapped and gives a mapping, too: the first is off here."""
     with Engine(lib.settings.scratch / "uidmap", None, program, "runc") as engine:
         write(engine.base / "run/overlay/idmapped-lower-dir-false")
         engine.import_base(base_tar)
         mapped = ["--uidmap=0:200000:65536", "--gidmap=0:300000:65536"]
-        script = f"{OWNERS}; chown 12:34 /etc/passwd; stat -c '%u:%g %n' /etc/passwd; ls -ln /etc"
+        script = f"{OWNERS}; chown 12:34 /etc/passwd; stat -c %u:%g /etc/passwd"
         out = engine.sh(BASE, script, *mapped).split("\n")
-        assert out[:4] == ["0:0 /etc/passwd", "0:0 /bin/busybox", "0:0 /tmp/mine", "12:34 /etc/passwd"]
-        engine.podman("run", "--name", "c", *mapped, BASE, "sh", "-ec", "touch /new; chown 5:6 /new")
+        assert out[:-1] == ["0:0 /etc/passwd", "0:0 /bin/busybox", "0:0 /tmp/mine", "12:34"]
+        script = "touch /new; chown 5:6 /new"
+        engine.podman("run", "--name", "c", *mapped, BASE, "sh", "-ec", script)
         engine.podman("commit", "-q", "c", "localhost/mapped:1")
         top = saved_image(engine, "localhost/mapped:1")[-1]
         assert (top["new"].uid, top["new"].gid) == (5, 6)
@@ -346,7 +379,8 @@ def many(base_tar):
 @ROOT_AND_SUB_IDS
 def test_image_of_many_layers(engine, many):
     engine.podman("load", "-q", "-i", many)
-    out = engine.sh("localhost/many:1", "cat /n/all; ls /n | wc -l; cat /n/1; echo x >> /n/1; cat /n/1")
+    script = "cat /n/all; ls /n | wc -l; cat /n/1; echo x >> /n/1; cat /n/1"
+    out = engine.sh("localhost/many:1", script)
     gone = len(range(3, MANY, 3))
     assert out.split("\n")[:-1] == [f"up to {MANY - 1}", str(MANY - gone), "1", "1", "x"]
     engine.podman("rmi", "localhost/many:1")

@@ -17,8 +17,14 @@ import plyfs_testlib as lib
 SYS_OPEN_TREE, SYS_MOVE_MOUNT, SYS_MOUNT_SETATTR = 428, 429, 442
 OPEN_TREE_CLONE, OPEN_TREE_CLOEXEC, MOVE_MOUNT_F_EMPTY_PATH = 1, 0o2000000, 4
 MOUNT_ATTR_IDMAP = 0x00100000
+PR_SET_DUMPABLE = 4
 
 SHIFT = [(0, 100000, 65536)]
+
+
+def kernel():
+    """The version that runs: (major, minor)."""
+    return tuple(int(n) for n in os.uname().release.split("-")[0].split(".")[:2])
 
 
 def option(ranges):
@@ -51,6 +57,7 @@ def _sleeper(uids, gids):
         try:
             lib.check(lib.libc.prctl(lib.PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0))
             lib.unshare(lib.CLONE_NEWUSER)
+            lib.check(lib.libc.prctl(PR_SET_DUMPABLE, 1, 0, 0, 0))  # or its maps are not ours
             os.write(ready_w, b"x")
             signal.pause()
         finally:
@@ -81,7 +88,7 @@ def in_userns(function, *args, ranges=SHIFT, uid=0, gid=None, groups=()):
         lib.drop_privileges(0, 0, [])
         lib.drop_privileges(uid, uid if gid is None else gid, groups)
         # or /proc/self would belong to somebody else
-        lib.check(lib.libc.prctl(4, 1, 0, 0, 0))
+        lib.check(lib.libc.prctl(PR_SET_DUMPABLE, 1, 0, 0, 0))
         return function(*args)
 
     try:

@@ -608,6 +608,10 @@ class Daemon:
         return len(os.listdir(f"/proc/{self.pid}/task"))
 
 
+# Whether time does not matter.
+LONG = bool(os.environ.get("PLYFS_LONG"))
+
+
 class Settings:
     """What the run was asked for; filled in by conftest.py."""
 

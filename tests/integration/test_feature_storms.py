@@ -45,7 +45,9 @@ def layers():
 @pytest.mark.limit(400)
 @pytest.mark.parametrize("options", OPTIONS)
 @pytest.mark.parametrize(
-    "first,kills", [(0, 8), pytest.param(10, 90, marks=pytest.mark.slow)], ids=["8", "90"]
+    "first,kills",
+    [(0, 8), pytest.param(10, 90 if lib.LONG else 25, marks=pytest.mark.slow)],
+    ids=["few", "many"],
 )
 def test_killed_again_and_again(layers, new_union, first, kills, options):
     seeds = range(first, first + kills)

@@ -105,6 +105,8 @@ CASES = [
     (op_copy_up_directories, before_nothing, True),
 ]
 
+SWEPT = [(INDEX, "index"), (NFS, "nfs_export"), (META, "metacopy")]
+
 
 def data_of(seen):
     return {path: (e.get("data"), e["mode"]) for path, e in seen.items()}
@@ -150,8 +152,15 @@ def test_killed_at_some_system_calls(new_union, scratch, case):
 
 @pytest.mark.slow
 @pytest.mark.limit(600)
-@pytest.mark.parametrize("options", [INDEX, NFS, META], ids=["index", "nfs_export", "metacopy"])
-@pytest.mark.parametrize("case", CASES, ids=crash.case_name)
+@pytest.mark.parametrize(
+    "case,options",
+    [
+        pytest.param(case, options, id=f"{crash.case_name(case)}-{name}")
+        for i, case in enumerate(CASES)
+        for j, (options, name) in enumerate(SWEPT)
+        if lib.LONG or i % len(SWEPT) == j  # one sweep takes long: each case has one, in turn
+    ],
+)
 def test_killed_at_every_system_call(new_union, scratch, case, options):
     run_case(new_union, scratch, options, case, CALLS)
 

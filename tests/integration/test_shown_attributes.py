@@ -122,7 +122,7 @@ def test_squash_to_who_is_not_the_server(union):
 
 @root
 def test_squashed_capabilities(union):
-    """Those of the layers' root become those of whom all is shown to belong to; no others root's."""
+    """Those of the layers' root are shown as those of whom all belongs to; no others as root's."""
     v3 = CAP_NET_RAW.replace(b"\1\0\0\2", b"\1\0\0\3", 1)
     lib.write(union.lower() / "own", "x", xattrs={CAPABILITY: CAP_NET_RAW})
     lib.write(union.lower() / "user", "x", xattrs={CAPABILITY: v3 + (5000).to_bytes(4, "little")})
@@ -364,6 +364,24 @@ def test_keep_id(union):
     with raises(errno.EACCES):
         in_child(lib.append, m / "by0", b"x", uid=1000)
     in_child(lib.append, m / "by1000", b"x", uid=1000)
+
+
+@pytest.mark.userns("is about a mount of that root's")
+@pytest.mark.skipif(idmapped.kernel() < (6, 12), reason="FUSE mounts cannot be idmapped")
+def test_an_idmapped_mount_in_a_user_namespace(union):
+    lib.write(union.lower() / "f", "x", uid=5, gid=6)
+    os.chmod(union.upper, 0o777)
+    m = union.mount()
+    point = lib.mkdir(union.base / "idmapped")
+    idmapped.bind(m, point, [(0, 1000, 100)])
+    union.mounts.append(lib.Mount(point, "kernel"))
+    assert ids(point / "f") == (1005, 1006) and ids(m / "f") == (5, 6)
+    in_child(lib.write, point / "new", "x", uid=1007)
+    assert ids(union.upper / "new") == (7, 7)
+    os.chown(point / "f", 1001, 1002)
+    assert ids(union.upper / "f") == (1, 2)
+    with raises(errno.EOVERFLOW):
+        in_child(lib.write, point / "other", "x", uid=7)
 
 
 # --- who asks -------------------------------------------------------------------------------------

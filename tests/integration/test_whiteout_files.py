@@ -150,6 +150,21 @@ def test_device_of_fuse_overlayfs_beside_its_opaque_file(union):
     assert names(m / "e") == ["x"]
 
 
+@pytest.mark.parametrize("prefix", [p for p in PREFIXES if "fuse" not in p])
+def test_whiteout_in_an_xattr_of_either_prefix(union, prefix):
+    for where in (union.lower(0), union.lower(0) / "d"):
+        write(where / "f", xattrs={prefix + "whiteout": b""})
+        os.setxattr(where, prefix + "opaque", b"x")
+        write(where / "empty")
+    write(union.lower(1) / "f", "low")
+    write(union.lower(1) / "d/f", "low")
+    write(union.lower(1) / "d/g", "low")
+    m = union.mount()
+    assert not exists(m / "f") and not exists(m / "d/f")
+    assert names(m) == ["d", "empty"]
+    assert names(m / "d") == ["empty", "g"]
+
+
 def test_device_and_file_in_one_stack(union):
     make_whiteout(union.lower(0) / "a")
     write(union.lower(0) / ".wh.b")
@@ -178,8 +193,6 @@ def test_malformed_files_hide_nothing_and_are_not_shown(union):
 
 def test_redirected_directory_is_not_hidden_by_its_whiteout(union):
     """What a crash in a rename leaves: the whiteout is there, the directory not yet gone."""
-    if lib.settings.level == "userns":
-        pytest.skip("redirects are followed where one may trust them")
     write(union.lower(0) / "d/low")
     write(union.upper / ".wh.d")
     mkdir(union.upper / "d")
