@@ -541,6 +541,7 @@ int layer_path(struct ovl *o, struct ovl_inode *dir, unsigned int layer, const c
 	       bool topology_held, char **out);
 /* Whether some lower layer of @dir shows @name: a whiteout is needed to hide it. */
 bool lower_has(struct ovl *o, struct ovl_inode *dir, const char *name, bool topology_held);
+/* Whether an object may be made at a name. */
 int name_check(struct ovl *o, const char *name);
 
 /* entry.c */

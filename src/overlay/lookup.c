@@ -616,7 +616,8 @@ static int look_all_lower(struct lookup *l, struct layer_ref *upper, const char 
 		bool found = false;
 		int err;
 
-		if (next >= (from_root ? o->lower_count : inode_lowers(l->dir)))
+		/* A path begins in the roots that are united, of which one may be opaque. */
+		if (next >= inode_lowers(from_root ? o->root : l->dir))
 			break;
 		layer = from_root ? next + 1 : stack->lower[next].layer;
 		next++;
@@ -770,10 +771,12 @@ int lookup_real(struct ovl *o, struct ovl_inode *dir, const char *name, struct l
 {
 	struct lookup l; /* its array is too big to be cleared each time */
 	int err = name_check(o, name);
+	/* Nobody makes such a name here, but layers may have it. */
+	bool too_long = err == -ENAMETOOLONG && strlen(name) <= NAME_MAX;
 
 	if (err == -EINVAL && fmt_is_wh_name(name)) /* nobody can have made it */
 		return -ENOENT;
-	if (err < 0)
+	if (err < 0 && !too_long)
 		return err;
 	l.w = (struct walk){ .o = o, .dir = dir, .name = name, .id = o->index ? &l.id : NULL };
 	l.id.size = 0;
@@ -791,7 +794,7 @@ int lookup_real(struct ovl *o, struct ovl_inode *dir, const char *name, struct l
 	layer_ref_put(l.above);
 	if (err < 0)
 		looked_up_free(out);
-	return err;
+	return err == -ENOENT && too_long ? -ENAMETOOLONG : err;
 }
 
 bool lower_has(struct ovl *o, struct ovl_inode *dir, const char *name, bool topology_held)

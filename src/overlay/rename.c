@@ -489,10 +489,8 @@ static int rename_inodes(struct renaming *r)
 static int find_objects(struct renaming *r, unsigned int flags)
 {
 	struct ovl *o = r->o;
-	int err = name_check(o, r->old_name);
+	int err = name_check(o, r->new_name);
 
-	if (err == 0)
-		err = name_check(o, r->new_name);
 	if (err == 0)
 		err = lookup_inode(o, r->old_dir, r->old_name, &r->source);
 	if (err < 0)

@@ -217,7 +217,16 @@ static char *absolute_path(const char *path)
 	return out;
 }
 
-/* An exclusive lock for as long as the mount lives; it goes with the process, whatever ends it. */
+/* What the kernel's overlayfs does about an upper that is in use: an index forbids it. */
+static bool may_share(const struct ovl_config *c)
+{
+	return c->compat.shares_upper && !c->features.index && !c->features.nfs_export;
+}
+
+/*
+ * An exclusive lock for as long as the mount lives; it goes with the process, whatever ends it. 1:
+ * another mount has it.
+ */
 static int lock_dir(struct opening *p, const char *what, const char *path, struct layer_ref *dir,
 		    int *out)
 {
@@ -231,6 +240,12 @@ static int lock_dir(struct opening *p, const char *what, const char *path, struc
 		if (waited < LOCK_WAIT_MS) {
 			usleep(LOCK_POLL_MS * 1000);
 			continue;
+		}
+		if (may_share(p->config)) {
+			log_warning("%s %s is in use by another plyfs mount, or by one that was "
+				    "left behind in another mount namespace: do not change both",
+				    what, path);
+			return 1;
 		}
 		return fail(p, -EBUSY,
 			    "%s %s is in use by another plyfs mount: unmount that first, or give "
@@ -309,7 +324,7 @@ static int open_upper(struct opening *p)
 		err = lock_dir(p, "upperdir", c->upper, o->layers[0].root, &o->upper_lock);
 	if (err == 0)
 		err = lock_dir(p, "workdir", c->work, p->workdir, &o->work_lock);
-	return err;
+	return min(err, 0);
 }
 
 static int open_lower(struct opening *p, unsigned int index)

@@ -244,6 +244,55 @@ def test_longest_name_leaves_room_for_its_whiteout(each, make):
     assert not exists(m / ("d" * 251))
 
 
+@pytest.mark.parametrize("mark", ["file", "xattr"])
+def test_moved_directory_does_not_reach_below_an_opaque_root(union, mark):
+    write(union.lower(0) / "d/in/top", "top")
+    mkdir(union.lower(0) / "e")
+    write(union.lower(1) / "d/in/low", "low")
+    write(union.lower(1) / "d/low", "low")
+    if mark == "file":
+        write(union.lower(0) / ".wh..wh..opq")
+    else:
+        os.setxattr(union.lower(0), "user.fuseoverlayfs.opaque", b"y")
+    m = union.mount("redirect_dir=on")
+    os.rename(m / "d", m / "e/moved")
+    for _ in range(2):
+        assert names(m / "e/moved") == ["in"]
+        assert names(m / "e/moved/in") == ["top"]
+        assert not exists(m / "e/moved/low")
+        union.remount()
+
+
+def test_names_that_leave_no_room_are_shown_all_the_same(each):
+    """Layers of other makers may have them."""
+    files = each.impl == "files"
+    keep, gone = "k" * 255, "g" * 252
+    for name in (keep, gone):
+        write(each.lower() / name, "low")
+    write(each.lower() / ("d" * 253) / "f", "low")
+    m = each.mount()
+    assert names(m) == sorted([keep, gone, "d" * 253])
+    assert read(m / keep) == b"low" and names(m / ("d" * 253)) == ["f"]
+    lib.append(m / keep, b"er")
+    if files:  # nothing could say that it is gone
+        with raises(errno.ENAMETOOLONG):
+            os.unlink(m / gone)
+        with raises(errno.ENAMETOOLONG):
+            os.rename(m / gone, m / "new")
+    else:
+        os.unlink(m / gone)
+        os.rename(m / keep, m / "kept")
+        with raises(errno.ENAMETOOLONG):
+            os.rename(m / "kept", m / keep)
+    with raises(errno.ENAMETOOLONG):
+        os.link(m / ("d" * 253) / "f", m / ("n" * 252))
+    expected = [keep, gone] if files else ["kept"]
+    for _ in range(2):
+        assert names(m) == sorted([*expected, "d" * 253])
+        assert read(m / expected[0]) == b"lower"
+        each.remount()
+
+
 # --- writing --------------------------------------------------------------------------------------
 
 
