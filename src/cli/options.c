@@ -335,6 +335,7 @@ void options_init(struct options *o, enum option_dialect dialect)
 	*o = (struct options){ .timeout = -1, .dialect = dialect };
 	o->compat.whiteout_files = is_compat(o);
 	o->compat.unmarked_volatile = is_compat(o);
+	o->compat.shares_upper = is_compat(o);
 }
 
 void options_free(struct options *o)

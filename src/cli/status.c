@@ -31,12 +31,8 @@ static int say_why(const char *point, int err)
 			  "pid namespace",
 			  point);
 		break;
-	case -ENODATA: log_error("%s is not the root of a plyfs mount", point); break;
-	case -EOPNOTSUPP:
-		log_error("%s is not the root of a plyfs mount, or of one that was told noxattrs "
-			  "and cannot be asked",
-			  point);
-		break;
+	case -ENODATA:
+	case -EOPNOTSUPP: log_error("%s is not the root of a plyfs mount", point); break;
 	case -ENOTCONN: log_error("%s: its server is gone", point); break;
 	default: log_error("%s: %s", point, strerror(-err)); break;
 	}

@@ -7,16 +7,11 @@
 #include <sys/file.h>
 
 #include "fsck/private.h"
+#include "overlay/format_override.h"
 
 static const char *const opaque_xattrs[] = {
 	FMT_FUSE_OPAQUE_XATTR,
 	FMT_PREFIX_USER "opaque",
-};
-
-static const char *const owner_xattrs[] = {
-	"user.fuseoverlayfs.override_stat",
-	"security.fuseoverlayfs.override_stat",
-	"user.containers.override_stat",
 };
 
 static const char *const words[] = {
@@ -189,55 +184,36 @@ static void opaque_to_kernel(struct converting *c, const struct object *o)
 	tell(c, CONVERT_OPAQUE, o->path, false, err);
 }
 
-struct owner {
-	unsigned int uid;
-	unsigned int gid;
-	unsigned int mode;
-	bool same_type;
-};
-
-/* "uid:gid:mode", the mode in octal, and perhaps ":type" */
-static bool parse_owner(const char *value, mode_t mode, struct owner *owner)
+static int set_owner(const struct object *o, const struct fmt_override_stat *ov, const char *xattr)
 {
-	int end = 0;
-	const char *type;
-
-	if (sscanf(value, "%u:%u:%o%n", &owner->uid, &owner->gid, &owner->mode, &end) != 3)
-		return false;
-	type = value + end;
-	if (*type && *type != ':')
-		return false;
-	owner->same_type = !*type || (S_ISREG(mode) && !strncmp(type, ":file", 5)) ||
-			   (S_ISDIR(mode) && !strncmp(type, ":dir", 4)) ||
-			   (S_ISLNK(mode) && !strncmp(type, ":symlink", 8));
-	return true;
-}
-
-static int set_owner(const struct object *o, const struct owner *owner, const char *xattr)
-{
-	int err = at_chown(o->dirfd, o->name, owner->uid, owner->gid);
+	int err = at_chown(o->dirfd, o->name, ov->uid, ov->gid);
 
 	if (err == 0 && !S_ISLNK(o->st.stx_mode))
-		err = at_chmod(o->dirfd, o->name, owner->mode & 07777);
+		err = at_chmod(o->dirfd, o->name, ov->mode & 07777);
 	return err < 0 ? err : drop_xattr(o, xattr);
 }
 
 static void owner_to_kernel(struct converting *c, const struct object *o)
 {
-	for (size_t n = 0; n < ARRAY_SIZE(owner_xattrs); n++) {
-		char value[128];
-		struct owner owner;
-		ssize_t size =
-			at_getxattr(o->dirfd, o->name, owner_xattrs[n], value, sizeof(value) - 1);
+	for (unsigned int n = 0; n < FMT_OVERRIDE_COUNT; n++) {
+		const char *xattr = fmt_override_name(n);
+		char value[FMT_OVERRIDE_MAX];
+		struct fmt_override_stat ov;
+		ssize_t size = at_getxattr(o->dirfd, o->name, xattr, value, sizeof(value));
+		mode_t type;
 
-		if (size < 0)
+		if (size < 0 && size != -ERANGE)
 			continue;
-		value[size] = '\0';
-		if (!parse_owner(value, o->st.stx_mode, &owner) || !owner.same_type)
+		if (size < 0 || fmt_override_decode(value, (size_t)size, &ov) < 0) {
+			tell(c, CONVERT_UNREADABLE, o->path, true, 0);
+			continue;
+		}
+		type = ov.mode & S_IFMT;
+		if (type && type != (o->st.stx_mode & S_IFMT))
 			tell(c, CONVERT_DEVICE, o->path, true, 0);
 		else
 			tell(c, CONVERT_OWNER, o->path, false,
-			     c->write ? set_owner(o, &owner, owner_xattrs[n]) : 0);
+			     c->write ? set_owner(o, &ov, xattr) : 0);
 	}
 }
 

@@ -4,6 +4,7 @@
 #include <linux/fs.h>
 
 #include "overlay/index.h"
+#include "overlay/override.h"
 #include "util/at.h"
 
 void attr_translate(struct ovl *o, struct ovl_inode *i, struct statx *st)
@@ -76,21 +77,40 @@ int protattr_check(struct ovl_inode *i, bool append_ok)
 	return (i->protattr & FS_APPEND_FL) && !append_ok ? -EPERM : 0;
 }
 
-int drop_suidgid(struct ovl *o, const struct ovl_caller *caller, struct ovl_inode *i, int fd)
+mode_t mode_without_suidgid(const struct ovl_caller *caller, const struct statx *st)
+{
+	mode_t mode = st->stx_mode & ~(mode_t)S_ISUID;
+
+	if ((mode & S_ISGID) && ((mode & S_IXGRP) || !caller_keeps_sgid(caller, st)))
+		mode &= ~(mode_t)S_ISGID;
+	return mode;
+}
+
+static int drop_from_mode(struct ovl *o, const struct ovl_caller *caller, int fd, bool *dropped)
 {
 	struct statx st;
 	mode_t mode;
-	int err = at_statx(fd, "", &st);
+	int err = object_stat(o, fd, "", &st);
 
 	if (err < 0)
 		return err;
-	mode = st.stx_mode & ~(mode_t)S_ISUID;
-	if ((mode & S_ISGID) && ((mode & S_IXGRP) || !caller_keeps_sgid(caller, &st)))
-		mode &= ~(mode_t)S_ISGID;
-	if (mode == st.stx_mode)
-		return 0;
-	err = at_chmod(fd, "", mode & 07777);
-	if (err == 0)
+	mode = mode_without_suidgid(caller, &st);
+	*dropped = mode != st.stx_mode;
+	return *dropped ? object_chmod(o, fd, "", mode) : 0;
+}
+
+int drop_suidgid(struct ovl *o, const struct ovl_caller *caller, struct ovl_inode *i, int fd)
+{
+	bool dropped = false;
+	int err;
+
+	/* What is read and written back as a whole must not change meanwhile. */
+	if (override_in_upper(o))
+		lock_take(&i->lock);
+	err = drop_from_mode(o, caller, fd, &dropped);
+	if (override_in_upper(o))
+		lock_drop(&i->lock);
+	if (err == 0 && dropped)
 		attr_notify(o, i, false);
 	return err;
 }
@@ -129,16 +149,29 @@ static int set_owner(const struct ovl_caller *caller, const struct ovl_setattr *
 	return at_chmod(fd, name, st.stx_mode & 07777 & ~(mode_t)(S_ISUID | S_ISGID));
 }
 
-static int set_others(const struct ovl_caller *caller, const struct ovl_setattr *set, int fd,
-		      const char *name, bool is_symlink)
+static int set_owner_and_mode(struct ovl *o, const struct ovl_caller *caller,
+			      const struct ovl_setattr *set, int fd, const char *name,
+			      bool is_symlink)
 {
 	int err = 0;
 
+	if (!(set->valid & (OVL_SET_UID | OVL_SET_GID | OVL_SET_MODE)))
+		return 0;
+	if (override_in_upper(o))
+		return override_setattr(o, caller, fd, name, set);
 	/* chown(2) drops set-id bits and capabilities, so the mode comes after it. */
 	if (set->valid & (OVL_SET_UID | OVL_SET_GID))
 		err = set_owner(caller, set, fd, name);
 	if (err == 0 && (set->valid & OVL_SET_MODE) && !is_symlink)
 		err = at_chmod(fd, name, set->mode & 07777);
+	return err;
+}
+
+static int set_others(struct ovl *o, const struct ovl_caller *caller, const struct ovl_setattr *set,
+		      int fd, const char *name, bool is_symlink)
+{
+	int err = set_owner_and_mode(o, caller, set, fd, name, is_symlink);
+
 	if (err == 0 && (set->valid & (OVL_SET_ATIME | OVL_SET_MTIME))) {
 		struct timespec times[2] = { { .tv_nsec = UTIME_OMIT }, { .tv_nsec = UTIME_OMIT } };
 
@@ -181,6 +214,7 @@ static int setattr_allowed(struct ovl_inode *i, const struct ovl_setattr *set)
 static int kill_priv(struct ovl *o, const struct ovl_caller *caller, struct ovl_inode *i,
 		     struct statx *out)
 {
+	const struct ovl_setattr chown_to_nobody = { .valid = OVL_KILL_SUIDGID };
 	struct reach r;
 	int err = attr_get(o, i, out);
 
@@ -192,7 +226,10 @@ static int kill_priv(struct ovl *o, const struct ovl_caller *caller, struct ovl_
 		err = reach_settled(o, caller, i, &r);
 	if (err < 0)
 		return err;
-	err = set_owner(caller, &(struct ovl_setattr){ 0 }, layer_fd(r.at), r.name);
+	if (override_in_upper(o))
+		err = override_setattr(o, caller, layer_fd(r.at), r.name, &chown_to_nobody);
+	else
+		err = set_owner(caller, &chown_to_nobody, layer_fd(r.at), r.name);
 	reach_done(i, &r);
 	return err < 0 ? err : attr_get(o, i, out);
 }
@@ -224,7 +261,7 @@ int ovl_setattr(struct ovl *o, const struct ovl_caller *caller, ovl_node node,
 	if (err == 0) {
 		if (!o->overrides_modes)
 			pthread_mutex_lock(&o->modes_lock);
-		err = set_others(caller, set, layer_fd(r.at), r.name, i->type == DT_LNK);
+		err = set_others(o, caller, set, layer_fd(r.at), r.name, i->type == DT_LNK);
 		if (!o->overrides_modes)
 			pthread_mutex_unlock(&o->modes_lock);
 		if (err == 0)

@@ -5,7 +5,7 @@
 #include <linux/limits.h>
 #include <sys/ioctl.h>
 
-#include "overlay/internal.h"
+#include "overlay/override.h"
 #include "util/at.h"
 #include "util/log.h"
 
@@ -126,8 +126,8 @@ static bool must_copy(const char *name)
 	       (!strncmp(name, "security.", 9) && strcmp(name, "security.selinux") != 0);
 }
 
-static int copy_xattr(struct layer_ref *from, const char *from_name, int to, const char *to_name,
-		      const char *xattr)
+static int copy_xattr(struct ovl *o, struct layer_ref *from, const char *from_name, int to,
+		      const char *to_name, const char *xattr)
 {
 	char small[1024];
 	autofree char *big = NULL;
@@ -146,7 +146,7 @@ static int copy_xattr(struct layer_ref *from, const char *from_name, int to, con
 		return 0;
 	if (n < 0)
 		return (int)n;
-	err = at_setxattr(to, to_name, xattr, value, (size_t)n, 0);
+	err = object_setxattr(o, to, to_name, xattr, value, (size_t)n, 0);
 	if (err == -EOPNOTSUPP && !must_copy(xattr))
 		return 0;
 	/* The label of a security module is its own affair. */
@@ -191,7 +191,10 @@ int copy_xattrs(struct ovl *o, struct layer_ref *from, const char *from_name, in
 		/* Private ones say something about their layer; escaped ones are a user's. */
 		if (xattr_to_shown(o, p, shown, sizeof(shown)) < 0)
 			continue;
-		err = copy_xattr(from, from_name, to, to_name, p);
+		/* The label of what is really there is another object's. */
+		if (!strcmp(p, "security.selinux") && override_in_upper(o))
+			continue;
+		err = copy_xattr(o, from, from_name, to, to_name, p);
 		if (err == -EOPNOTSUPP)
 			err = leave_out(o, p);
 		/* A capability that we may not give, as a set-id bit. */

@@ -18,6 +18,7 @@
 #include <sys/ioctl.h>
 
 #include "overlay/index.h"
+#include "overlay/override.h"
 #include "overlay/whfile.h"
 #include "util/at.h"
 #include "util/log.h"
@@ -71,6 +72,7 @@ struct copyup {
 	char temp[FMT_TEMP_NAME_MAX];
 	bool has_temp;
 	int fd;                   /* of a regular file, or of a directory that is synced */
+	bool as_file;             /* a symlink that stays the regular file that it is below */
 	bool meta;                /* its data stays in lower */
 	struct fmt_metacopy mark; /* and has this digest */
 	struct layer_ref *to;     /* the upper object, to be filled */
@@ -86,7 +88,7 @@ static int work_fd(const struct copyup *c)
 /* An empty object of the right type in work. */
 static int make_temp(struct copyup *c)
 {
-	mode_t type = c->st.stx_mode & S_IFMT;
+	mode_t type = c->as_file ? S_IFREG : c->st.stx_mode & S_IFMT;
 	autofree char *target = NULL;
 	int err;
 
@@ -187,28 +189,33 @@ static void copy_flags(struct copyup *c)
 }
 
 /* Gives the object in work the owner and the group of @st. */
-static int copy_owner(struct ovl *o, const struct statx *st, const char *temp)
+static int copy_owner(struct ovl *o, const struct statx *st, const char *temp, mode_t real)
 {
 	int err;
 
 	/* An owner that has no number in our user namespace cannot be kept (CVE-2023-0386). */
 	if (st->stx_uid == LAYER_NO_ID || st->stx_gid == LAYER_NO_ID)
 		return -EOVERFLOW;
-	err = at_chown(layer_fd(o->work), temp, st->stx_uid, st->stx_gid);
+	err = object_own(o, layer_fd(o->work), temp, real, st);
 	return err == -EINVAL ? -EOVERFLOW : err;
 }
 
-int work_copy_owner(struct ovl *o, struct statx *st, const char *temp)
+int work_copy_owner(struct ovl *o, struct statx *st, const char *temp, mode_t real)
 {
-	int err = copy_owner(o, st, temp);
+	int err = copy_owner(o, st, temp, real);
 
 	if (!o->compat.gives_up_owners || (err != -EPERM && err != -EOVERFLOW))
 		return err;
+	if (!S_ISDIR(st->stx_mode))
+		st->stx_mode &= ~(S_ISUID | S_ISGID);
+	if (override_in_upper(o)) { /* it says something of every object */
+		st->stx_uid = st->stx_uid == LAYER_NO_ID ? o->uid : st->stx_uid;
+		st->stx_gid = st->stx_gid == LAYER_NO_ID ? o->gid : st->stx_gid;
+		return object_own(o, layer_fd(o->work), temp, real, st);
+	}
 	/* One of the two may be possible: a group of ours. */
 	if (st->stx_gid != LAYER_NO_ID)
 		at_chown(layer_fd(o->work), temp, (uid_t)-1, st->stx_gid);
-	if (!S_ISDIR(st->stx_mode))
-		st->stx_mode &= ~(S_ISUID | S_ISGID);
 	return 0;
 }
 
@@ -230,7 +237,8 @@ static int mode_for_acl(struct copyup *c)
 static int copy_metadata(struct copyup *c)
 {
 	struct timespec times[2];
-	int err = work_copy_owner(c->o, &c->st, c->temp);
+	mode_t real = c->as_file ? S_IFREG : object_real_mode(c->o, c->st.stx_mode);
+	int err = work_copy_owner(c->o, &c->st, c->temp, real);
 
 	statx_times(&c->st, times);
 	if (err == 0) /* after the data and chown(2), which drop capabilities */
@@ -243,7 +251,7 @@ static int copy_metadata(struct copyup *c)
 		return err;
 	copy_flags(c);
 	if (!S_ISLNK(c->st.stx_mode))
-		err = at_chmod(work_fd(c), c->temp, c->st.stx_mode & 07777);
+		err = object_own_mode(c->o, work_fd(c), c->temp, c->st.stx_mode);
 	return err < 0 ? err : at_utimens(work_fd(c), c->temp, times);
 }
 
@@ -423,6 +431,19 @@ static int settle_digest(struct copyup *c)
 	return 0;
 }
 
+/*
+ * A symlink whose owner is kept in an xattr of user.* is a regular file below, since no symlink can
+ * have one; and has to be one here. Real ones cannot be opened.
+ */
+static bool is_symlink_file(struct copyup *c)
+{
+	autoref struct layer_ref *file = NULL;
+
+	return S_ISLNK(c->st.stx_mode) && override_in_upper(c->o) &&
+	       c->from->layer->override_count &&
+	       open_ref(c->o, c->from, c->from_name, LAYER_OPEN_READ, &file) == 0;
+}
+
 static int run(struct copyup *c)
 {
 	int err = layer_stat(c->from, c->from_name, &c->st);
@@ -448,7 +469,8 @@ static int run(struct copyup *c)
 		err = settle_digest(c);
 	if (err < 0)
 		return err;
-	if (S_ISREG(c->st.stx_mode) && !c->meta)
+	c->as_file = is_symlink_file(c);
+	if ((S_ISREG(c->st.stx_mode) && !c->meta) || c->as_file)
 		c->size = copied_size(c, (off_t)c->st.stx_size);
 	if (c->meta) {
 		err = remember_data(c);
@@ -523,11 +545,12 @@ static int put_back(struct copyup *c, const struct kept *k)
 	int err = 0;
 
 	if (k->capability_size > 0)
-		err = at_setxattr(fd, "", CAPABILITY, k->capability, (size_t)k->capability_size, 0);
+		err = object_setxattr(c->o, fd, "", CAPABILITY, k->capability,
+				      (size_t)k->capability_size, 0);
 	if (err == 0)
-		err = at_statx(fd, "", &st);
+		err = object_stat(c->o, fd, "", &st);
 	if (err == 0 && st.stx_mode != k->st.stx_mode)
-		err = at_chmod(fd, "", k->st.stx_mode & 07777);
+		err = object_chmod(c->o, fd, "", k->st.stx_mode);
 	statx_times(&k->st, times);
 	return err < 0 ? err : at_utimens(fd, "", times);
 }

@@ -3,14 +3,16 @@
  * New objects and new names.
  *
  * An object is made directly in upper, in one system call under the caller's identity, where
- * nothing is in the way. Over a whiteout, or when we may not act as the caller, it is built in
- * workdir and moved into place by one rename. A crash leaves the name as it was, or the whole
- * object, perhaps with a file beside it that hid the name before and hides nothing any more.
+ * nothing is in the way. Over a whiteout, when we may not act as the caller, or when owner and
+ * mode are kept in an xattr, it is built in workdir and moved into place by one rename. A crash
+ * leaves the name as it was, or the whole object, perhaps with a file beside it that hid the name
+ * before and hides nothing any more.
  */
 #include <fcntl.h>
 #include <sys/fsuid.h>
 
 #include "overlay/index.h"
+#include "overlay/override.h"
 #include "overlay/whfile.h"
 #include "util/at.h"
 
@@ -72,10 +74,11 @@ int make_object(struct ovl *o, int dirfd, const char *name, mode_t mode, dev_t r
 		const char *target, int *fd)
 {
 	mode_t perm = mode & 07777;
+	mode_t type = object_real_mode(o, mode) & S_IFMT;
 	int err;
 
 	do {
-		switch (mode & S_IFMT) {
+		switch (type) {
 		case S_IFREG:
 			*fd = openat(dirfd, name,
 				     O_CREAT | O_EXCL | O_RDWR | O_NOFOLLOW | O_CLOEXEC, perm);
@@ -105,47 +108,96 @@ static int make_as_caller(struct creation *c, int dirfd, const char *name)
 	return err;
 }
 
-/* What the filesystem does for an object made in place: inheritance from the parent. */
-static int inherit(struct creation *c, int work, const char *temp)
+/* What an object gets from its parent. */
+struct inherited {
+	gid_t gid;
+	mode_t mode;  /* with the type */
+	char *access; /* ACLs, owned; NULL: none */
+	size_t access_size;
+	char *def;
+	size_t def_size;
+};
+
+static void inherited_free(struct inherited *in)
 {
-	autofree char *def = NULL;
-	struct acl_inherited acl = { .mode = c->mode };
+	free(in->access);
+	free(in->def);
+}
+
+/* The default ACL of the parent decides on the mode and the ACLs. */
+static int inherit_acl(struct creation *c, struct inherited *in)
+{
+	struct acl_inherited acl = { 0 };
+	ssize_t size = layer_getxattr(c->dir, "", ACL_DEFAULT, NULL, 0);
+	int err;
+
+	if (size < 0)
+		return (int)size;
+	in->def = malloc((size_t)size + 1);
+	if (!in->def)
+		return -ENOMEM;
+	size = layer_getxattr(c->dir, "", ACL_DEFAULT, in->def, (size_t)size);
+	if (size < 0)
+		return (int)size;
+	in->def_size = (size_t)size;
+	err = acl_inherit(in->def, in->def_size, in->mode, &acl);
+	if (err < 0)
+		return err;
+	in->mode = acl.mode;
+	in->access = acl.access;
+	in->access_size = acl.size;
+	return 0;
+}
+
+/* What the filesystem does for an object made in place: inheritance from the parent. */
+static int inherit(struct creation *c, struct inherited *in)
+{
 	struct statx parent;
-	gid_t gid = c->caller->gid;
-	ssize_t size = 0;
 	int err = layer_stat(c->dir, "", &parent);
 
+	*in = (struct inherited){ .gid = c->caller->gid, .mode = c->mode };
 	if (err < 0)
 		return err;
 	if (parent.stx_mode & S_ISGID) {
-		gid = parent.stx_gid;
+		in->gid = parent.stx_gid;
 		if (S_ISDIR(c->mode))
-			acl.mode |= S_ISGID;
+			in->mode |= S_ISGID;
 	}
-	err = at_chown(work, temp, c->caller->uid, gid);
-	if (err < 0 || S_ISLNK(c->mode))
+	return c->has_default_acl && !S_ISLNK(c->mode) ? inherit_acl(c, in) : 0;
+}
+
+/* Owner, mode and ACLs of an object that nobody sees yet. */
+static int dress(struct creation *c, int dirfd, const char *name, const struct inherited *in)
+{
+	const struct statx attr = {
+		.stx_uid = c->caller->uid,
+		.stx_gid = in->gid,
+		.stx_mode = (uint16_t)in->mode,
+		.stx_rdev_major = major(c->rdev),
+		.stx_rdev_minor = minor(c->rdev),
+	};
+	struct ovl *o = c->o;
+	int err = object_own(o, dirfd, name, object_real_mode(o, in->mode), &attr);
+
+	if (err < 0 || S_ISLNK(in->mode))
 		return err;
-	if (c->has_default_acl) {
-		size = layer_getxattr(c->dir, "", ACL_DEFAULT, NULL, 0);
-		if (size < 0)
-			return (int)size;
-		def = malloc((size_t)size + 1);
-		if (!def)
-			return -ENOMEM;
-		size = layer_getxattr(c->dir, "", ACL_DEFAULT, def, (size_t)size);
-		if (size < 0)
-			return (int)size;
-		err = acl_inherit(def, (size_t)size, acl.mode, &acl);
-		if (err < 0)
-			return err;
-	}
-	c->mode = acl.mode;
-	err = at_chmod(work, temp, acl.mode & 07777);
-	if (err == 0 && acl.size)
-		err = at_setxattr(work, temp, ACL_ACCESS, acl.access, acl.size, 0);
-	if (err == 0 && size && S_ISDIR(c->mode))
-		err = at_setxattr(work, temp, ACL_DEFAULT, def, (size_t)size, 0);
-	free(acl.access);
+	err = object_own_mode(o, dirfd, name, in->mode);
+	if (err == 0 && in->access_size)
+		err = object_setxattr(o, dirfd, name, ACL_ACCESS, in->access, in->access_size, 0);
+	if (err == 0 && in->def_size && S_ISDIR(in->mode))
+		err = object_setxattr(o, dirfd, name, ACL_DEFAULT, in->def, in->def_size, 0);
+	return err;
+}
+
+static int inherit_and_dress(struct creation *c, int dirfd, const char *name)
+{
+	struct inherited in;
+	int err = inherit(c, &in);
+
+	if (err == 0)
+		err = dress(c, dirfd, name, &in);
+	c->mode = in.mode;
+	inherited_free(&in);
 	return err;
 }
 
@@ -160,7 +212,7 @@ static int build_in_work(struct creation *c, const char *temp)
 			return err == -EOPNOTSUPP ? -EIO : err;
 		c->opaque = true;
 	}
-	return inherit(c, layer_fd(c->o->work), temp);
+	return inherit_and_dress(c, layer_fd(c->o->work), temp);
 }
 
 static int move_into_place(struct creation *c, const char *temp)
@@ -190,8 +242,11 @@ static int make_through_work(struct creation *c)
 	err = build_in_work(c, temp);
 	if (err == 0)
 		err = move_into_place(c, temp);
-	if (err < 0)
+	if (err < 0) {
 		work_remove(c->o, temp);
+		close_fd(c->fd);
+		c->fd = -1;
+	}
 	return err;
 }
 
@@ -214,6 +269,8 @@ static int find_default_acl(struct creation *c)
 /* Whether what we make belongs to the caller from the beginning. */
 static bool makes_as_caller(const struct creation *c)
 {
+	if (override_in_upper(c->o))
+		return false;
 	return c->o->may_setfsid || (c->caller->uid == c->o->uid && c->caller->gid == c->o->gid);
 }
 
@@ -454,6 +511,18 @@ static int adopt_tmpfile(struct ovl *o, int *fd, struct ovl_inode **out)
 	return err;
 }
 
+/* In work, which hands down nothing by itself. */
+static int open_overridden_tmpfile(struct creation *c)
+{
+	int err;
+
+	c->fd = openat(layer_fd(c->o->work), ".", O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
+	err = c->fd < 0 ? -errno : 0;
+	if (err == 0)
+		err = inherit_and_dress(c, c->fd, "");
+	return err == -EISDIR || err == -ENOENT ? -EOPNOTSUPP : err;
+}
+
 static int open_tmpfile(struct creation *c)
 {
 	bool switched;
@@ -463,6 +532,8 @@ static int open_tmpfile(struct creation *c)
 		return err;
 	if (!c->has_default_acl)
 		c->mode &= ~(c->caller->umask & 0777);
+	if (override_in_upper(c->o))
+		return open_overridden_tmpfile(c);
 	switched = become(c);
 	c->fd = openat(layer_fd(c->dir), ".", O_TMPFILE | O_RDWR | O_CLOEXEC, c->mode & 07777);
 	err = c->fd < 0 ? -errno : 0;

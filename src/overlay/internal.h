@@ -196,7 +196,9 @@ struct ovl {
 	bool samefs;                  /* every layer has the same st_dev */
 	struct ovl_features features; /* in effect; userxattr is ovl.userxattr */
 	struct ovl_compat compat;     /* in effect */
-	bool whiteouts_are_files;     /* those that are made: whfile.h */
+	bool knows_overrides; /* what keeps owners and modes is nobody's xattr: override.h */
+	mode_t real_bits; /* which others may have on what is really there: those of upper's root */
+	bool whiteouts_are_files; /* those that are made: whfile.h */
 	unsigned int name_max;
 	unsigned int ino_shift; /* the bit of st_ino that says that it is hashed; see ino.c */
 	dev_t *devs; /* st_dev of the layers, each once; the index is what goes into st_ino */
@@ -498,6 +500,20 @@ struct feature_word {
 /* The features in the kernel's words and in the order in which it shows them. Static strings. */
 void features_spell(const struct ovl_features *f, struct feature_word out[FEATURE_WORDS]);
 
+/* marks.c */
+/* Opaque, but not in the words of this mount. */
+#define MARK_OTHER_OPAQUE (1U << FMT_XATTR_COUNT)
+/*
+ * Which private xattrs an object has, as bits of enum fmt_xattr and MARK_OTHER_OPAQUE: one system
+ * call for all of them.
+ */
+int marks_read(struct ovl *o, struct layer_ref *at, const char *name, unsigned int *marks);
+/* What those of a directory say. -EACCES: it may not be read, and nothing below be shown. */
+int marks_opaque(struct ovl *o, struct layer_ref *at, const char *name, unsigned int marks,
+		 enum fmt_opaque *out);
+/* Whether an object that is no directory is a whiteout. @st is its own. */
+bool is_whiteout(struct ovl *o, struct layer_ref *at, const char *name, const struct statx *st);
+
 /* lookup.c */
 struct looked_up {
 	struct statx st;    /* of the topmost */
@@ -525,8 +541,7 @@ int layer_path(struct ovl *o, struct ovl_inode *dir, unsigned int layer, const c
 	       bool topology_held, char **out);
 /* Whether some lower layer of @dir shows @name: a whiteout is needed to hide it. */
 bool lower_has(struct ovl *o, struct ovl_inode *dir, const char *name, bool topology_held);
-/* Whether an object that is no directory is a whiteout. @st is its own. */
-bool is_whiteout(struct ovl *o, struct layer_ref *at, const char *name, const struct statx *st);
+/* Whether an object may be made at a name. */
 int name_check(struct ovl *o, const char *name);
 
 /* entry.c */
@@ -559,6 +574,8 @@ void attr_notify(struct ovl *o, struct ovl_inode *i, bool listing);
  * exec trusts them.
  */
 int drop_suidgid(struct ovl *o, const struct ovl_caller *caller, struct ovl_inode *i, int fd);
+/* A mode without these bits. */
+mode_t mode_without_suidgid(const struct ovl_caller *caller, const struct statx *st);
 
 /* caller.c: what FUSE does not say about a caller. */
 /*
@@ -639,9 +656,10 @@ int work_publish(struct ovl *o, const char *temp, mode_t mode, int dirfd, const 
 		 unsigned int flags);
 /*
  * Gives what was built in work the owner and the group of @st: copyup.c. Where that is impossible
- * and ovl_compat.gives_up_owners says so, it stays ours, and @st loses its set-id bits.
+ * and ovl_compat.gives_up_owners says so, it stays ours, and @st loses its set-id bits. @real: what
+ * it really is; see object_own().
  */
-int work_copy_owner(struct ovl *o, struct statx *st, const char *temp);
+int work_copy_owner(struct ovl *o, struct statx *st, const char *temp, mode_t real);
 /* A whiteout under a new name in work. */
 int whiteout_make(struct ovl *o, char name[FMT_TEMP_NAME_MAX]);
 /*
@@ -660,9 +678,14 @@ int whiteout_to_file(struct ovl *o, struct ovl_inode *dir, struct layer_ref *upp
 int opaque_make(struct ovl *o, struct layer_ref *at, const char *name);
 
 /* readdir.c */
+/*
+ * The names in a real directory, also where the mode of an upper one forbids that to us. @quiet:
+ * atime stays.
+ */
+int real_readdir(struct ovl *o, struct layer_ref *at, bool quiet, layer_filldir fill, void *ctx);
 struct dirlist;
-/* What the union shows in @dir. Touches no inode. */
-int dirlist_read(struct ovl *o, struct ovl_inode *dir, struct dirlist **out);
+/* What the union shows in @dir. Touches no inode. @quiet: nor the atime of a real directory. */
+int dirlist_read(struct ovl *o, struct ovl_inode *dir, bool quiet, struct dirlist **out);
 void dirlist_put(struct dirlist *list);
 /*
  * Whether the union shows an empty directory: 0 or -ENOTEMPTY. *@whiteouts: upper holds whiteouts,
@@ -688,6 +711,13 @@ struct acl_inherited {
 	char *access; /* xattr value, owned */
 };
 int acl_inherit(const void *def, size_t size, mode_t mode, struct acl_inherited *out);
+/*
+ * What an access ACL makes of the permission bits of a mode. 1: it says more than the mode, which
+ * then has its mask for the group; 0: it does not, and is not to be stored. -EINVAL.
+ */
+int acl_equiv_mode(const void *acl, size_t size, mode_t *mode);
+/* What chmod(2) makes of an access ACL. */
+int acl_chmod(void *acl, size_t size, mode_t mode);
 /* What can be kept of an access ACL without one: a mode that gives nobody more than it did. */
 mode_t acl_to_mode(const void *acl, size_t size, mode_t mode);
 

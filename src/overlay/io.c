@@ -5,7 +5,7 @@
 #include <linux/fs.h>
 #include <sys/ioctl.h>
 
-#include "overlay/internal.h"
+#include "overlay/override.h"
 #include "util/at.h"
 
 static bool opens_for_write(int flags)
@@ -155,7 +155,7 @@ static int drop_suidgid_for(struct ovl *o, const struct ovl_caller *caller, stru
 			    struct layer_ref *file)
 {
 	struct statx st;
-	int err = at_statx(layer_fd(file), "", &st);
+	int err = object_stat(o, layer_fd(file), "", &st);
 
 	if (err < 0 || !(st.stx_mode & (S_ISUID | S_ISGID)) || caller_keeps_setid(caller))
 		return err;

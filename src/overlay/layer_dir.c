@@ -14,6 +14,7 @@
 
 #include "overlay/fdcache.h"
 #include "overlay/layer.h"
+#include "overlay/override.h"
 #include "util/at.h"
 #include "util/base.h"
 
@@ -94,6 +95,26 @@ static void check_owner(struct layer_ref *at, const char *name, struct statx *st
 		st->stx_gid = LAYER_NO_ID;
 }
 
+/* The attributes of an object as the layer shows them. */
+static int stat_shown(struct layer_ref *at, const char *name, struct statx *st)
+{
+	struct layer *layer = at->layer;
+	int err = at_statx(at->fd, name, st);
+
+	if (err < 0)
+		return err;
+	if (unlikely(layer->all_immutable))
+		st->stx_attributes &= ~(uint64_t)STATX_ATTR_IMMUTABLE;
+	if (unlikely(layer->override_count)) {
+		err = override_show(layer, at->fd, name, st);
+		if (err)
+			return min(err, 0);
+	}
+	if (unlikely(layer->ambiguous_ids))
+		check_owner(at, name, st);
+	return 0;
+}
+
 /*
  * What is mounted inside a layer is not part of it. A private clone of the mount has nothing
  * mounted inside; without one, an object on another mount is shown as what it covers would be if it
@@ -124,18 +145,11 @@ static int stat_foreign(struct layer_ref *at, const char *name, struct statx *st
 
 static int dir_stat(struct layer_ref *at, const char *name, struct statx *st)
 {
-	int err;
-
 	if (unlikely(at->foreign))
 		return *name ? -ENOENT : stat_foreign(at, name, st);
 	if (unlikely(at->layer->mnt_id) && is_foreign_mount(at->layer, at, name))
 		return stat_foreign(at, name, st);
-	err = at_statx(at->fd, name, st);
-	if (err == 0 && unlikely(at->layer->ambiguous_ids))
-		check_owner(at, name, st);
-	if (err == 0 && unlikely(at->layer->all_immutable))
-		st->stx_attributes &= ~(uint64_t)STATX_ATTR_IMMUTABLE;
-	return err;
+	return stat_shown(at, name, st);
 }
 
 static int open_flags(enum layer_open how, bool noatime)
@@ -196,7 +210,12 @@ static int dir_open(struct layer_ref *at, const char *path, enum layer_open how,
 
 static ssize_t dir_readlink(struct layer_ref *at, const char *name, char *buf, size_t size)
 {
-	return at_readlink(at->fd, name, buf, size);
+	ssize_t n = at_readlink(at->fd, name, buf, size);
+
+	/* ENOENT: what was opened is no symlink */
+	if ((n == -EINVAL || (n == -ENOENT && !*name)) && unlikely(at->layer->override_count))
+		return override_readlink(at->layer, at->fd, name, buf, size);
+	return n;
 }
 
 static ssize_t dir_getxattr(struct layer_ref *at, const char *name, const char *xattr, void *value,
@@ -204,6 +223,8 @@ static ssize_t dir_getxattr(struct layer_ref *at, const char *name, const char *
 {
 	if (unlikely(at->layer->mnt_id) && (at->foreign || is_foreign_mount(at->layer, at, name)))
 		return -ENODATA;
+	if (unlikely(at->layer->override_count))
+		return override_getxattr(at->layer, at->fd, name, xattr, value, size);
 	return at_getxattr(at->fd, name, xattr, value, size);
 }
 
@@ -211,6 +232,8 @@ static ssize_t dir_listxattr(struct layer_ref *at, const char *name, char *list,
 {
 	if (unlikely(at->layer->mnt_id) && (at->foreign || is_foreign_mount(at->layer, at, name)))
 		return 0;
+	if (unlikely(at->layer->override_count))
+		return override_listxattr(at->layer, at->fd, name, list, size);
 	return at_listxattr(at->fd, name, list, size);
 }
 
@@ -224,17 +247,19 @@ struct linux_dirent64 {
 
 #define DIRENT_BUFFER 32768
 
-static int dir_readdir(struct layer_ref *dir, layer_filldir fill, void *ctx)
+static int dir_readdir(struct layer_ref *dir, bool quiet, layer_filldir fill, void *ctx)
 {
 	autofree char *buf = malloc(DIRENT_BUFFER);
+	bool may_stand_for_others = dir->layer->override_count; /* a regular file */
 	autofd int fd = -1;
 
 	if (dir->foreign)
 		return 0;
 	if (!buf)
 		return -ENOMEM;
-	/* O_NOATIME is for lower directories and only granted to owners. */
-	fd = open_at(dir, "", O_RDONLY | O_DIRECTORY | (dir->layer->index ? O_NOATIME : 0));
+	/* Only granted to owners; atime of a lower directory never changes. */
+	quiet |= dir->layer->index > 0;
+	fd = open_at(dir, "", O_RDONLY | O_DIRECTORY | (quiet ? O_NOATIME : 0));
 	if (fd == -EPERM)
 		fd = open_at(dir, "", O_RDONLY | O_DIRECTORY);
 	if (fd < 0)
@@ -251,6 +276,8 @@ static int dir_readdir(struct layer_ref *dir, layer_filldir fill, void *ctx)
 			if (d->name[0] == '.' &&
 			    (!d->name[1] || (d->name[1] == '.' && !d->name[2])))
 				continue;
+			if (d->type == DT_REG && unlikely(may_stand_for_others))
+				d->type = DT_UNKNOWN;
 			if (!fill(ctx, d->name, strlen(d->name), d->ino, d->type))
 				return 0;
 		}
@@ -342,8 +369,11 @@ static int dir_open_handle(struct layer *layer, const struct fmt_fh *fh, struct 
 static int dir_stat_handle(struct layer *layer, const struct fmt_fh *fh, struct statx *st)
 {
 	autofd int fd = open_handle_fd(layer, fh);
+	int err = fd < 0 ? fd : at_statx(fd, "", st);
 
-	return fd < 0 ? fd : at_statx(fd, "", st);
+	if (err == 0 && unlikely(layer->override_count))
+		err = min(override_show(layer, fd, "", st), 0);
+	return err;
 }
 
 static int dir_query(struct layer_ref *at, const char *name, unsigned long request, void *arg)

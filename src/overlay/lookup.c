@@ -37,9 +37,6 @@ struct found {
 	unsigned int marks; /* bits of enum fmt_xattr that exist, and MARK_OTHER_OPAQUE */
 };
 
-/* Opaque, but not in the words of this mount. */
-#define MARK_OTHER_OPAQUE (1U << FMT_XATTR_COUNT)
-
 /* One lower directory of those to be united. */
 struct lower_hit {
 	uint16_t layer;
@@ -56,77 +53,6 @@ int name_check(struct ovl *o, const char *name)
 	if (unlikely(o->compat.whiteout_files && fmt_is_wh_name(name)))
 		return -EINVAL;
 	return len > o->name_max ? -ENAMETOOLONG : 0;
-}
-
-/* Whether a mark makes a directory opaque to fuse-overlayfs, beside that of this mount. */
-static bool is_other_opaque(const struct ovl *o, const char *xattr)
-{
-	return !strcmp(xattr, fmt_xattr_name(!o->userxattr, FMT_OPAQUE)) ||
-	       !strcmp(xattr, FMT_FUSE_OPAQUE_XATTR);
-}
-
-/* Which private xattrs an object has; one system call for all of them. */
-static int read_marks(struct ovl *o, struct layer_ref *at, const char *name, unsigned int *marks)
-{
-	char list[1024];
-	ssize_t n = layer_listxattr(at, name, list, sizeof(list));
-
-	*marks = 0;
-	if (n == -ERANGE) { /* many or long names: ask for each */
-		*marks = MARK_OTHER_OPAQUE | (MARK_OTHER_OPAQUE - 1);
-		return 0;
-	}
-	if (n == -EOPNOTSUPP || n == -ENODATA)
-		return 0;
-	if (n < 0)
-		return (int)n;
-	for (const char *p = list; p < list + n; p += strlen(p) + 1) {
-		int which = fmt_xattr_of(o->userxattr, p);
-
-		if (which >= 0)
-			*marks |= 1U << which;
-		else if (unlikely(o->compat.whiteout_files) && is_other_opaque(o, p))
-			*marks |= MARK_OTHER_OPAQUE;
-	}
-	return 0;
-}
-
-/* What the marks of a directory say. */
-static int read_opaque(struct ovl *o, struct layer_ref *at, const char *name, unsigned int marks,
-		       enum fmt_opaque *out)
-{
-	const char *const others[] = { fmt_xattr_name(!o->userxattr, FMT_OPAQUE),
-				       FMT_FUSE_OPAQUE_XATTR };
-	char value[2];
-	ssize_t n;
-
-	*out = FMT_NOT_OPAQUE;
-	if (marks & 1U << FMT_OPAQUE) {
-		n = mark_get(o, at, name, FMT_OPAQUE, value, sizeof(value));
-		/* user.* of a directory that we may not read: better nothing than too much */
-		if (n == -EACCES && at->layer->index)
-			return (int)n;
-		*out = n == -EACCES ? FMT_IS_OPAQUE : fmt_opaque_value(value, n);
-	}
-	if (!(marks & MARK_OTHER_OPAQUE) || !o->compat.whiteout_files)
-		return 0;
-	for (size_t i = 0; i < ARRAY_SIZE(others) && *out != FMT_IS_OPAQUE; i++) {
-		n = layer_getxattr(at, name, others[i], value, sizeof(value));
-		if (n == -EACCES)
-			return (int)n;
-		if (fmt_opaque_value(value, n) == FMT_IS_OPAQUE)
-			*out = FMT_IS_OPAQUE;
-	}
-	return 0;
-}
-
-bool is_whiteout(struct ovl *o, struct layer_ref *at, const char *name, const struct statx *st)
-{
-	if (fmt_is_whiteout(st))
-		return true;
-	if (!S_ISREG(st->stx_mode) || st->stx_size != 0)
-		return false;
-	return mark_get(o, at, name, FMT_WHITEOUT, NULL, 0) >= 0;
 }
 
 static int set_name(struct walk *w, const char *head, size_t head_len, const char *redirect,
@@ -232,7 +158,7 @@ static int look_single(struct walk *w, struct layer_ref *at, const char *comp, s
 		w->stop = w->opaque = true;
 		return 0;
 	}
-	err = read_marks(o, at, comp, &f->marks);
+	err = marks_read(o, at, comp, &f->marks);
 	if (err < 0)
 		return err;
 	if (S_ISREG(f->st.stx_mode) && f->st.stx_size == 0 && (f->marks & 1U << FMT_WHITEOUT) &&
@@ -279,7 +205,7 @@ static int look_single(struct walk *w, struct layer_ref *at, const char *comp, s
 		if (f->marks & (1U << FMT_OPAQUE | MARK_OTHER_OPAQUE)) {
 			enum fmt_opaque opaque;
 
-			err = read_opaque(o, at, comp, f->marks, &opaque);
+			err = marks_opaque(o, at, comp, f->marks, &opaque);
 			if (err < 0)
 				return err;
 			if (opaque == FMT_XWHITEOUTS && last_component && at->layer->index) {
@@ -690,7 +616,8 @@ static int look_all_lower(struct lookup *l, struct layer_ref *upper, const char 
 		bool found = false;
 		int err;
 
-		if (next >= (from_root ? o->lower_count : inode_lowers(l->dir)))
+		/* A path begins in the roots that are united, of which one may be opaque. */
+		if (next >= inode_lowers(from_root ? o->root : l->dir))
 			break;
 		layer = from_root ? next + 1 : stack->lower[next].layer;
 		next++;
@@ -750,7 +677,7 @@ static int look_entry(struct lookup *l, const char *name)
 	struct looked_up *out = l->out;
 	autofree char *path = NULL;
 	unsigned int marks;
-	int err = read_marks(o, o->index, out->index->name, &marks);
+	int err = marks_read(o, o->index, out->index->name, &marks);
 
 	if (err < 0)
 		return err;
@@ -844,10 +771,12 @@ int lookup_real(struct ovl *o, struct ovl_inode *dir, const char *name, struct l
 {
 	struct lookup l; /* its array is too big to be cleared each time */
 	int err = name_check(o, name);
+	/* Nobody makes such a name here, but layers may have it. */
+	bool too_long = err == -ENAMETOOLONG && strlen(name) <= NAME_MAX;
 
 	if (err == -EINVAL && fmt_is_wh_name(name)) /* nobody can have made it */
 		return -ENOENT;
-	if (err < 0)
+	if (err < 0 && !too_long)
 		return err;
 	l.w = (struct walk){ .o = o, .dir = dir, .name = name, .id = o->index ? &l.id : NULL };
 	l.id.size = 0;
@@ -865,7 +794,7 @@ int lookup_real(struct ovl *o, struct ovl_inode *dir, const char *name, struct l
 	layer_ref_put(l.above);
 	if (err < 0)
 		looked_up_free(out);
-	return err;
+	return err == -ENOENT && too_long ? -ENAMETOOLONG : err;
 }
 
 bool lower_has(struct ovl *o, struct ovl_inode *dir, const char *name, bool topology_held)

@@ -59,7 +59,7 @@ int mode_widen(struct ovl *o, struct layer_ref *at, const char *name, mode_t wan
 	int err;
 
 	pthread_mutex_lock(&o->modes_lock);
-	err = layer_stat(at, name, &st);
+	err = at_statx(layer_fd(at), name, &st); /* the real one, whatever is shown */
 	*kept = st.stx_mode & 07777;
 	if (err == 0)
 		err = at_chmod(layer_fd(at), name, *kept | wanted);

@@ -126,6 +126,12 @@ struct ovl_compat {
 	 * who asks for it knows himself which uppers a crash has spoilt.
 	 */
 	bool unmarked_volatile;
+	/*
+	 * An upper that another mount has is taken nevertheless, with a warning, unless there is an
+	 * index: a mount that was unmounted lives on in every mount namespace that was made
+	 * meanwhile and kept it, and its container has to start again.
+	 */
+	bool shares_upper;
 };
 
 /* Which of them somebody asked for himself: what he did not, gives way in a conflict. */

@@ -10,6 +10,7 @@
 #include <fcntl.h>
 
 #include "overlay/index.h"
+#include "overlay/override.h"
 #include "overlay/whfile.h"
 #include "util/at.h"
 
@@ -91,11 +92,11 @@ static int clear_target(struct renaming *r)
 	if (mkdirat(work, temp, 0700) < 0)
 		return -errno;
 	statx_times(&st, times);
-	err = work_copy_owner(o, &st, temp);
+	err = work_copy_owner(o, &st, temp, S_IFDIR);
 	if (err == 0)
 		err = min(copy_xattrs(o, at, "", work, temp), 0); /* upper holds what it held */
 	if (err == 0)
-		err = at_chmod(work, temp, st.stx_mode & 07777);
+		err = object_own_mode(o, work, temp, st.stx_mode);
 	if (err == 0 && opaque)
 		err = at_setxattr(work, temp, xname(o, FMT_OPAQUE), "y", 1, 0);
 	if (err == 0)
@@ -488,10 +489,8 @@ static int rename_inodes(struct renaming *r)
 static int find_objects(struct renaming *r, unsigned int flags)
 {
 	struct ovl *o = r->o;
-	int err = name_check(o, r->old_name);
+	int err = name_check(o, r->new_name);
 
-	if (err == 0)
-		err = name_check(o, r->new_name);
 	if (err == 0)
 		err = lookup_inode(o, r->old_dir, r->old_name, &r->source);
 	if (err < 0)

@@ -9,6 +9,7 @@
 #include <sys/xattr.h>
 
 #include "overlay/index.h"
+#include "overlay/override.h"
 #include "overlay/survey.h"
 #include "overlay/whfile.h"
 #include "overlay/writeback.h"
@@ -216,7 +217,16 @@ static char *absolute_path(const char *path)
 	return out;
 }
 
-/* An exclusive lock for as long as the mount lives; it goes with the process, whatever ends it. */
+/* What the kernel's overlayfs does about an upper that is in use: an index forbids it. */
+static bool may_share(const struct ovl_config *c)
+{
+	return c->compat.shares_upper && !c->features.index && !c->features.nfs_export;
+}
+
+/*
+ * An exclusive lock for as long as the mount lives; it goes with the process, whatever ends it. 1:
+ * another mount has it.
+ */
 static int lock_dir(struct opening *p, const char *what, const char *path, struct layer_ref *dir,
 		    int *out)
 {
@@ -230,6 +240,12 @@ static int lock_dir(struct opening *p, const char *what, const char *path, struc
 		if (waited < LOCK_WAIT_MS) {
 			usleep(LOCK_POLL_MS * 1000);
 			continue;
+		}
+		if (may_share(p->config)) {
+			log_warning("%s %s is in use by another plyfs mount, or by one that was "
+				    "left behind in another mount namespace: do not change both",
+				    what, path);
+			return 1;
 		}
 		return fail(p, -EBUSY,
 			    "%s %s is in use by another plyfs mount: unmount that first, or give "
@@ -308,7 +324,7 @@ static int open_upper(struct opening *p)
 		err = lock_dir(p, "upperdir", c->upper, o->layers[0].root, &o->upper_lock);
 	if (err == 0)
 		err = lock_dir(p, "workdir", c->work, p->workdir, &o->work_lock);
-	return err;
+	return min(err, 0);
 }
 
 static int open_lower(struct opening *p, unsigned int index)
@@ -463,12 +479,24 @@ static int check_casefold(struct opening *p)
 	return 0;
 }
 
-static bool root_has_mark(struct ovl *o, unsigned int layer, enum fmt_xattr which, char value)
+static enum fmt_opaque root_opaque(struct ovl *o, unsigned int layer)
 {
-	char buf[2];
-	ssize_t n = layer_getxattr(o->layers[layer].root, "", xname(o, which), buf, sizeof(buf));
+	struct layer_ref *root = o->layers[layer].root;
+	enum fmt_opaque opaque = FMT_NOT_OPAQUE;
+	unsigned int marks;
 
-	return n == 1 && buf[0] == value;
+	if (marks_read(o, root, "", &marks) < 0 || marks_opaque(o, root, "", marks, &opaque) < 0)
+		return FMT_NOT_OPAQUE;
+	return opaque;
+}
+
+static bool root_is_impure(struct ovl *o)
+{
+	char value[2];
+	ssize_t n =
+		layer_getxattr(o->layers[0].root, "", xname(o, FMT_IMPURE), value, sizeof(value));
+
+	return n == 1 && value[0] == 'y';
 }
 
 /*
@@ -477,20 +505,11 @@ static bool root_has_mark(struct ovl *o, unsigned int layer, enum fmt_xattr whic
  */
 static unsigned int root_lowers(struct ovl *o)
 {
-	const char *const opaque[] = { fmt_xattr_name(false, FMT_OPAQUE),
-				       fmt_xattr_name(true, FMT_OPAQUE), FMT_FUSE_OPAQUE_XATTR };
-
-	for (unsigned int n = o->has_upper ? 0 : 1; n < o->lower_count; n++) {
-		struct layer_ref *root = o->layers[n].root;
-		char value[2];
-
-		if (wh_opaque(o, root, "") > 0)
+	if (!o->compat.whiteout_files)
+		return o->lower_count;
+	for (unsigned int n = o->has_upper ? 0 : 1; n < o->lower_count; n++)
+		if (wh_opaque(o, o->layers[n].root, "") > 0 || root_opaque(o, n) == FMT_IS_OPAQUE)
 			return n;
-		for (size_t i = 0; i < ARRAY_SIZE(opaque); i++)
-			if (fmt_opaque_value(value, layer_getxattr(root, "", opaque[i], value,
-								   sizeof(value))) == FMT_IS_OPAQUE)
-				return n;
-	}
 	return o->lower_count;
 }
 
@@ -498,7 +517,7 @@ static int make_root(struct ovl *o)
 {
 	unsigned int top = o->has_upper ? 0 : 1;
 	struct layer *layer = &o->layers[top];
-	unsigned int count = o->compat.whiteout_files ? root_lowers(o) : o->lower_count;
+	unsigned int count = root_lowers(o);
 	struct dirstack *stack = calloc(1, sizeof(*stack) + count * sizeof(stack->lower[0]));
 	int err;
 
@@ -515,10 +534,10 @@ static int make_root(struct ovl *o)
 	o->root->ino = ino_compose(o, layer->dev, layer->root_ino);
 	if (o->has_upper)
 		inode_set(o->root, INODE_UPPER);
-	if (o->has_upper && root_has_mark(o, 0, FMT_IMPURE, 'y'))
+	if (o->has_upper && root_is_impure(o))
 		inode_set(o->root, INODE_IMPURE);
 	for (unsigned int n = 1; n <= o->lower_count; n++)
-		if (root_has_mark(o, n, FMT_OPAQUE, 'x'))
+		if (root_opaque(o, n) == FMT_XWHITEOUTS)
 			inode_set(o->root, INODE_XWHITE);
 	err = inode_insert(o, o->root); /* the first: OVL_ROOT */
 	if (err == 0)
@@ -592,6 +611,9 @@ static int open_all(struct opening *p)
 	if (err < 0)
 		return err;
 	probe_upper_xattrs(p);
+	err = override_init(o, p->message, p->size);
+	if (err < 0)
+		return err;
 	identity_init(o);
 	index_check_layers(o);
 	probe_acl(o);

@@ -6,6 +6,7 @@
 #include <dirent.h>
 #include <fcntl.h>
 
+#include "overlay/override.h"
 #include "overlay/whfile.h"
 #include "util/at.h"
 #include "util/log.h"
@@ -304,7 +305,8 @@ int work_publish(struct ovl *o, const char *temp, mode_t mode, int dirfd, const 
 		 unsigned int flags)
 {
 	int work = layer_fd(o->work);
-	bool mode_later = S_ISDIR(mode) && !(mode & S_IWUSR) && !o->overrides_modes;
+	mode_t real = object_real_mode(o, mode);
+	bool mode_later = S_ISDIR(real) && !(real & S_IWUSR) && !o->overrides_modes;
 	int err = 0;
 
 	if (mode_later)

@@ -3,33 +3,32 @@
 #include <linux/capability.h>
 #include <linux/limits.h>
 
-#include "overlay/internal.h"
+#include "overlay/override.h"
 #include "util/at.h"
 
-/* Marks that mean something to fuse-overlayfs, although they are not those of this mount. */
-static bool is_foreign_mark(const struct ovl *o, const char *name)
+/*
+ * Which marks are those of a name: of this mount, or of the other prefix, which in the personality
+ * of fuse-overlayfs mean something as well.
+ */
+static bool escapes_as(const struct ovl *o, const char *name)
 {
-	return unlikely(o->compat.whiteout_files) &&
-	       (fmt_xattr_is_own(!o->userxattr, name) ||
-		!strncmp(name, FMT_PREFIX_FUSE, strlen(FMT_PREFIX_FUSE)));
+	if (unlikely(o->compat.whiteout_files) && fmt_xattr_is_own(!o->userxattr, name))
+		return !o->userxattr;
+	return o->userxattr;
 }
 
 int xattr_to_stored(const struct ovl *o, const char *name, char *out, size_t size)
 {
-	if (likely(!is_foreign_mark(o, name)))
-		return fmt_xattr_escape(o->userxattr, name, out, size);
-	if (!fmt_xattr_is_own(!o->userxattr, name)) /* nothing that it stores could be escaped */
+	if (override_hides(o, name)) /* those of fuse-overlayfs, which could not be escaped */
 		return -EPERM;
-	return fmt_xattr_escape(!o->userxattr, name, out, size);
+	return fmt_xattr_escape(escapes_as(o, name), name, out, size);
 }
 
 int xattr_to_shown(const struct ovl *o, const char *stored, char *out, size_t size)
 {
-	if (likely(!is_foreign_mark(o, stored)))
-		return fmt_xattr_unescape(o->userxattr, stored, out, size);
-	if (!fmt_xattr_is_own(!o->userxattr, stored))
+	if (override_hides(o, stored))
 		return -ENODATA;
-	return fmt_xattr_unescape(!o->userxattr, stored, out, size);
+	return fmt_xattr_unescape(escapes_as(o, stored), stored, out, size);
 }
 
 ssize_t ovl_getxattr(struct ovl *o, ovl_node node, const char *name, void *value, size_t size)
@@ -123,16 +122,28 @@ ssize_t ovl_listxattr(struct ovl *o, const struct ovl_caller *caller, ovl_node n
  * Clears S_ISGID, as changing an ACL by who is not in the group does. FUSE says who that is only
  * when an ACL is set, not when it is removed.
  */
-static int drop_sgid(const struct ovl_caller *caller, bool for_sure, int fd, const char *name)
+static int drop_sgid(struct ovl *o, const struct ovl_caller *caller, bool for_sure, int fd,
+		     const char *name)
 {
 	struct statx st;
-	int err = at_statx(fd, name, &st);
+	int err = object_stat(o, fd, name, &st);
 
 	if (err < 0 || !(st.stx_mode & S_ISGID))
 		return err;
 	if (!for_sure && caller_keeps_sgid(caller, &st))
 		return 0;
-	return at_chmod(fd, name, st.stx_mode & 07777 & ~(mode_t)S_ISGID);
+	return object_chmod(o, fd, name, st.stx_mode & ~(mode_t)S_ISGID);
+}
+
+/* In an upper object. */
+static int store_xattr(struct ovl *o, int fd, const char *name, const char *xattr,
+		       const void *value, size_t size, int flags)
+{
+	if (!value)
+		return object_removexattr(o, fd, name, xattr);
+	if (override_in_upper(o) && !strcmp(xattr, ACL_ACCESS))
+		return object_set_acl(o, fd, name, value, size, flags);
+	return object_setxattr(o, fd, name, xattr, value, size, flags);
 }
 
 /* Sets, or with @value NULL removes. */
@@ -172,14 +183,11 @@ static int change_xattr(struct ovl *o, const struct ovl_caller *caller, struct o
 		return err;
 	if (!strcmp(name, ACL_DEFAULT))
 		inode_clear(i, INODE_NO_DEFACL);
-	if (value)
-		err = at_setxattr(layer_fd(r.at), r.name, stored, value, size, flags);
-	else
-		err = at_removexattr(layer_fd(r.at), r.name, stored);
+	err = store_xattr(o, layer_fd(r.at), r.name, stored, value, size, flags);
 	if (err == -ENODATA && was_there) /* upper cannot hold it: it went at copy-up */
 		err = 0;
 	if (err == 0 && !strcmp(name, ACL_ACCESS) && (kill_sgid || !value))
-		err = drop_sgid(caller, kill_sgid, layer_fd(r.at), r.name);
+		err = drop_sgid(o, caller, kill_sgid, layer_fd(r.at), r.name);
 	reach_done(i, &r);
 	return err;
 }

@@ -7,6 +7,7 @@ import subprocess
 from pathlib import Path
 
 from engines_testlib import BASE, command, daemons_of, environment, mounts_below, unmount_below
+from layers import read_image
 from plyfs_testlib import remove_tree, wait_for
 
 DOCKER, DOCKERD = "/usr/bin/docker", "/usr/sbin/dockerd"
@@ -38,7 +39,8 @@ class Docker:
         self.process = None
 
     def start(self):
-        argv = [*(ROOTLESS if self.user else []), DOCKERD, f"--storage-driver={self.driver}", f"--data-root={self.data}"]
+        argv = [*(ROOTLESS if self.user else []), DOCKERD, f"--storage-driver={self.driver}"]
+        argv += [f"--data-root={self.data}"]
         argv += [f"--exec-root={self.base}/exec", f"--pidfile={self.base}/pid"]
         log = self.base / "log"
         identity = {}
@@ -99,6 +101,12 @@ class Docker:
 
     def import_base(self, archive):
         self("import", archive, BASE)
+
+    def saved(self, tag):
+        """The layers of an image."""
+        archive = self.base / "saved.tar"
+        self("save", "-o", archive, tag)
+        return read_image(archive)
 
     def mounts(self):
         """Mountpoints of the driver."""

@@ -133,6 +133,8 @@ def own_directories(scratch):
     for path, options in (("/run", "mode=755"), ("/tmp", "mode=1777")):
         base.sys_mount("tmpfs", path, "tmpfs", 0, options)
     os.makedirs("/run/lock", exist_ok=True)
+    if os.path.isdir("/etc/docker"):  # where docker writes a key
+        base.sys_mount("tmpfs", "/etc/docker", "tmpfs")
 
 
 def add_users(scratch):

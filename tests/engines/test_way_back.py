@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: MIT
-"""A store with images that were unpacked for a mount program goes back to the kernel's driver, as
-docs/podman.md says: such images have .wh. files in them, which the kernel's overlayfs would show."""
+"""A store whose images were unpacked for a mount program goes back to the kernel's driver, as
+docs/podman.md says: such images hold .wh. files, which the kernel's overlayfs would show."""
 
 from pathlib import Path
 

@@ -11,6 +11,7 @@
 #include <string.h>
 
 #include "overlay/format.h"
+#include "overlay/format_override.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
@@ -162,6 +163,55 @@ static void try_name(bool userxattr, const char *name)
 	}
 }
 
+/* What is understood of an owner and mode is shown as it was, and comes back when written. */
+static void try_override(const char *value, size_t size)
+{
+	static const mode_t real[] = { S_IFREG, S_IFDIR, S_IFLNK };
+	struct fmt_override_stat again;
+	struct fmt_override_stat ov;
+	char out[FMT_OVERRIDE_MAX];
+	int rc = fmt_override_decode(value, size, &ov);
+
+	check(rc == 0 || rc == -EINVAL);
+	if (rc < 0)
+		return;
+	check(size < FMT_OVERRIDE_MAX && ov.uid != UINT32_MAX && ov.gid != UINT32_MAX);
+	check(ov.major < 1 << 12 && ov.minor < 1 << 20);
+	for (size_t n = 0; n < sizeof(real) / sizeof(*real); n++) {
+		struct statx st = { .stx_mode = (uint16_t)(real[n] | 0600) };
+		mode_t type = ov.mode & S_IFMT ? ov.mode & S_IFMT : real[n];
+
+		rc = fmt_override_apply(&ov, &st);
+		check(rc == 0 || rc == -EIO);
+		check((rc == 0) == (type == real[n] || (S_ISREG(real[n]) && !S_ISDIR(type))));
+		if (rc < 0)
+			continue;
+		check(st.stx_mode == (type | (ov.mode & 07777)));
+		size = fmt_override_encode(&st, real[n], out);
+		check(fmt_override_decode(out, size, &again) == 0);
+		check(again.uid == ov.uid && again.gid == ov.gid && again.major == ov.major &&
+		      again.minor == ov.minor);
+		check(fmt_override_apply(&again, &st) == 0 && (st.stx_mode & S_IFMT) == type);
+	}
+}
+
+/* A name is nobody's, or kept under one that is, and found again there. */
+static void try_override_name(const char *name)
+{
+	char moved[XATTR_NAME_MAX + 1];
+	const char *kept = fmt_override_kept(name);
+	int rc = fmt_override_moved(name, moved, sizeof(moved));
+
+	check(!kept || (fmt_override_reserved(name) && fmt_override_moves(kept)));
+	check(!(fmt_override_moves(name) && fmt_override_reserved(name)));
+	check(rc == 0 || rc == -ERANGE);
+	if (rc < 0)
+		return;
+	check(fmt_override_reserved(moved));
+	kept = fmt_override_kept(moved);
+	check(fmt_override_moves(name) ? kept && !strcmp(kept, name) : !kept);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	char *name = malloc(size + 1);
@@ -180,6 +230,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	try_values(data, size);
 	try_name(false, name);
 	try_name(true, name);
+	try_override((const char *)data, size);
+	try_override_name(name);
 	free(name);
 	return 0;
 }

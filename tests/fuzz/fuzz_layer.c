@@ -24,6 +24,7 @@
 #include <unistd.h>
 
 #include "overlay/format.h"
+#include "overlay/format_override.h"
 #include "overlay/ovl.h"
 #include "util/log.h"
 
@@ -141,6 +142,7 @@ struct plan {
 	struct made made[MAX_OBJECTS];
 	unsigned int count;
 	bool userxattr;
+	bool overrides; /* the mount knows of owners and modes in xattrs */
 };
 
 enum kind {
@@ -279,14 +281,47 @@ static size_t raw_value(struct input *in, uint8_t *out, size_t size)
 	return len;
 }
 
+/* Owner, mode and type of an object, mostly of a layer's root: without it the others mean nothing.
+ */
+static void add_override(struct input *in, struct plan *p)
+{
+	static const char *const values[] = {
+		"0:0:0755",           "0:0:0755:dir",
+		"1:2:04711",          "1:2:0644:file",
+		"3:4:0640:pipe",      "0:0:0666:char-1-3",
+		"0:6:0660:block-8-0", "0:0:00:char-0-0",
+		"5:5:0777:symlink",   "0:0:0755:socket",
+		"0:0:100644",         "-1:0:0755",
+		"65534:65534:03777",  "0:0",
+	};
+	uint8_t bits = byte(in);
+	const char *path = p->made[bits & 1 ? below(in, LAYERS) : below(in, p->count)].path;
+	const char *name = fmt_override_name((bits >> 1) % FMT_OVERRIDE_COUNT);
+	const char *word = values[below(in, sizeof(values) / sizeof(values[0]))];
+	uint8_t value[FMT_OVERRIDE_MAX + 8];
+	size_t len = strlen(word);
+
+	memcpy(value, word, len);
+	if (bits & 128)
+		len = raw_value(in, value, sizeof(value));
+	lsetxattr(path, name, value, len, 0);
+	if (bits & 64)
+		lsetxattr(path, "user.containers.override_security.capability", value, len, 0);
+}
+
 static void add_mark(struct input *in, struct plan *p)
 {
 	static const char *const words[] = { "y",   "x",   "",    "a",   "ai",
 					     "U+0", "U-1", "L+1", "L-2", "U+99" };
 	const char *path = p->made[below(in, p->count)].path;
-	enum fmt_xattr which = below(in, FMT_XATTR_COUNT);
+	enum fmt_xattr which = below(in, FMT_XATTR_COUNT + (p->overrides ? 4 : 0));
 	uint8_t value[FMT_FH_MAX];
 	size_t len = 0;
+
+	if (which >= FMT_XATTR_COUNT) {
+		add_override(in, p);
+		return;
+	}
 
 	switch (below(in, 4)) {
 	case 0: {
@@ -631,6 +666,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	struct ovl *o;
 
 	choose_features(&in, &config, &plan);
+	config.compat.override = (shape >> 4 & 3) % 3;
+	config.compat.whiteout_files = shape & 64;
+	plan.overrides = config.compat.override || config.compat.whiteout_files;
 	config.lower = lower;
 	config.lower_count = 1 + shape % 3;
 	if (shape & 4) {

@@ -13,9 +13,13 @@ import plyfs_testlib as lib
 
 def attach(daemon, call, n):
     """Has the server killed when a thread makes this call for the Nth time."""
+    return trace(daemon, ["-o", "/dev/null", "-e", f"inject={call}:signal=SIGKILL:when={n}"])
+
+
+def trace(daemon, options):
+    """strace(1) with these options on every thread of the server."""
     tracer = subprocess.Popen(
-        ["strace", "-f", "-qq", "-o", "/dev/null", "-p", str(daemon.pid)]
-        + ["-e", f"inject={call}:signal=SIGKILL:when={n}"],
+        ["strace", "-f", "-qq", "-p", str(daemon.pid), *options],
         stdin=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
     )

@@ -6,12 +6,11 @@ import contextlib
 import os
 import stat
 import subprocess
-import zlib
 from pathlib import Path
 
+import debian
 import plyfs_testlib as lib
 import pytest
-from debian import SUITE, apt_options
 from plyfs_testlib import exists, is_whiteout, mkdir, read, write
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -71,14 +70,8 @@ def packages(scratch):
 @pytest.fixture
 def system(cache_dir, scratch):
     """A Debian that uses fuse-overlayfs."""
-    archive = cache_dir / f"{SUITE}-packages-{zlib.crc32(' '.join(INCLUDED).encode()):08x}.tar"
-    if not archive.exists():
-        options, sources = apt_options()
-        part = archive.with_suffix(".part.tar")
-        include = "--include=" + ",".join(INCLUDED)
-        argv = ["mmdebstrap", "--variant=apt", include, *options, SUITE, part, *sources]
-        run(*argv)
-        part.rename(archive)
+    log = scratch / "mmdebstrap.log"
+    archive = debian.rootfs(cache_dir, log, [], ["--include=" + ",".join(INCLUDED)])
     root = mkdir(scratch / "system", mode=0o755)
     run("tar", "-C", root, "-xpf", archive, "--numeric-owner")
     make_device(root)
@@ -109,7 +102,7 @@ OPTIONS = "lowerdir=/srv/l,upperdir=/srv/u,workdir=/srv/w"
 
 
 def test_packages_take_the_place_of_fuse_overlayfs(system, packages):
-    debian = System(system)
+    box = System(system)
     srv = system / "srv"
     for name in ("l", "u", "w", "m"):
         mkdir(srv / name)
@@ -117,42 +110,42 @@ def test_packages_take_the_place_of_fuse_overlayfs(system, packages):
     write(srv / "l/deleted", "low")
 
     # what there was
-    debian.run("fuse-overlayfs", "-o", OPTIONS, "/srv/m")
+    box.run("fuse-overlayfs", "-o", OPTIONS, "/srv/m")
     write(srv / "m/kept", "changed")
     os.unlink(srv / "m/deleted")
-    debian.run("fusermount3", "-u", "/srv/m")
-    old = debian.paths()
+    box.run("fusermount3", "-u", "/srv/m")
+    old = box.paths()
 
     # the change
     for path in packages.values():
         run("cp", path, system / "tmp")
     names = [f"/tmp/{path.name}" for path in packages.values()]
-    debian.run("apt-get", "install", "-y", "--no-install-recommends", *names)
-    assert debian.is_installed("plyfs") and debian.is_installed("plyfs-fuse-overlayfs")
-    assert not debian.is_installed("fuse-overlayfs")
-    debian.run("dpkg", "--audit")
-    debian.run("apt-get", "check")
+    box.run("apt-get", "install", "-y", "--no-install-recommends", *names)
+    assert box.is_installed("plyfs") and box.is_installed("plyfs-fuse-overlayfs")
+    assert not box.is_installed("fuse-overlayfs")
+    box.run("dpkg", "--audit")
+    box.run("apt-get", "check")
 
     # what engines look at, and the same layers
-    version = debian.run("fuse-overlayfs", "--version").splitlines()
+    version = box.run("fuse-overlayfs", "--version").splitlines()
     assert version[0].startswith("fuse-overlayfs: version ")
     assert any(line.startswith("plyfs") for line in version)
-    debian.run("fuse-overlayfs", "-o", OPTIONS, "/srv/m")
+    box.run("fuse-overlayfs", "-o", OPTIONS, "/srv/m")
     assert lib.find_mount(srv / "m")[1:3] == ("fuse.fuse-overlayfs", "fuse-overlayfs")
     assert read(srv / "m/kept") == b"changed"
     assert not exists(srv / "m/deleted")
     os.unlink(srv / "m/kept")
-    debian.run("fusermount3", "-u", "/srv/m")
+    box.run("fusermount3", "-u", "/srv/m")
     assert is_whiteout(srv / "u/kept")
 
     # plyfs itself, also through mount(8) and fsck(8)
-    debian.run("plyfs", "mount", "-o", OPTIONS, "/srv/m")
-    assert "upperdir=/srv/u" in debian.run("plyfs", "status", "/srv/m")
-    debian.run("umount", "/srv/m")
-    debian.run("mount", "-t", "fuse.plyfs", "plyfs", "/srv/m", "-o", OPTIONS)
+    box.run("plyfs", "mount", "-o", OPTIONS, "/srv/m")
+    assert "upperdir=/srv/u" in box.run("plyfs", "status", "/srv/m")
+    box.run("umount", "/srv/m")
+    box.run("mount", "-t", "fuse.plyfs", "plyfs", "/srv/m", "-o", OPTIONS)
     assert lib.find_mount(srv / "m")[1] == "fuse.plyfs"
-    debian.run("umount", "/srv/m")
-    debian.run("fsck.plyfs", "-n", "-o", OPTIONS)
+    box.run("umount", "/srv/m")
+    box.run("fsck.plyfs", "-n", "-o", OPTIONS)
     pages = ("plyfs.1", "fuse-overlayfs.1", "mount.plyfs.8", "fsck.plyfs.8", "plyfs-convert.8")
     for page in pages:
         assert read(system / f"usr/share/man/man{page[-1]}/{page}.gz"), page
@@ -160,8 +153,8 @@ def test_packages_take_the_place_of_fuse_overlayfs(system, packages):
     assert read(completions / "plyfs") == read(completions / "fuse-overlayfs")
 
     # and away again
-    debian.run("apt-get", "purge", "-y", "plyfs-fuse-overlayfs", "plyfs")
-    new = debian.paths()
+    box.run("apt-get", "purge", "-y", "plyfs-fuse-overlayfs", "plyfs")
+    new = box.paths()
     assert sorted(new - old) == []
     assert [path for path in sorted(old - new) if "fuse-overlayfs" not in path] == []
 

@@ -150,6 +150,21 @@ def test_device_of_fuse_overlayfs_beside_its_opaque_file(union):
     assert names(m / "e") == ["x"]
 
 
+@pytest.mark.parametrize("prefix", [p for p in PREFIXES if "fuse" not in p])
+def test_whiteout_in_an_xattr_of_either_prefix(union, prefix):
+    for where in (union.lower(0), union.lower(0) / "d"):
+        write(where / "f", xattrs={prefix + "whiteout": b""})
+        os.setxattr(where, prefix + "opaque", b"x")
+        write(where / "empty")
+    write(union.lower(1) / "f", "low")
+    write(union.lower(1) / "d/f", "low")
+    write(union.lower(1) / "d/g", "low")
+    m = union.mount()
+    assert not exists(m / "f") and not exists(m / "d/f")
+    assert names(m) == ["d", "empty"]
+    assert names(m / "d") == ["empty", "g"]
+
+
 def test_device_and_file_in_one_stack(union):
     make_whiteout(union.lower(0) / "a")
     write(union.lower(0) / ".wh.b")
@@ -178,8 +193,6 @@ def test_malformed_files_hide_nothing_and_are_not_shown(union):
 
 def test_redirected_directory_is_not_hidden_by_its_whiteout(union):
     """What a crash in a rename leaves: the whiteout is there, the directory not yet gone."""
-    if lib.settings.level == "userns":
-        pytest.skip("redirects are followed where one may trust them")
     write(union.lower(0) / "d/low")
     write(union.upper / ".wh.d")
     mkdir(union.upper / "d")
@@ -229,6 +242,55 @@ def test_longest_name_leaves_room_for_its_whiteout(each, make):
     each.remount()
     assert exists(m / ("a" * 251))
     assert not exists(m / ("d" * 251))
+
+
+@pytest.mark.parametrize("mark", ["file", "xattr"])
+def test_moved_directory_does_not_reach_below_an_opaque_root(union, mark):
+    write(union.lower(0) / "d/in/top", "top")
+    mkdir(union.lower(0) / "e")
+    write(union.lower(1) / "d/in/low", "low")
+    write(union.lower(1) / "d/low", "low")
+    if mark == "file":
+        write(union.lower(0) / ".wh..wh..opq")
+    else:
+        os.setxattr(union.lower(0), "user.fuseoverlayfs.opaque", b"y")
+    m = union.mount("redirect_dir=on")
+    os.rename(m / "d", m / "e/moved")
+    for _ in range(2):
+        assert names(m / "e/moved") == ["in"]
+        assert names(m / "e/moved/in") == ["top"]
+        assert not exists(m / "e/moved/low")
+        union.remount()
+
+
+def test_names_that_leave_no_room_are_shown_all_the_same(each):
+    """Layers of other makers may have them."""
+    files = each.impl == "files"
+    keep, gone = "k" * 255, "g" * 252
+    for name in (keep, gone):
+        write(each.lower() / name, "low")
+    write(each.lower() / ("d" * 253) / "f", "low")
+    m = each.mount()
+    assert names(m) == sorted([keep, gone, "d" * 253])
+    assert read(m / keep) == b"low" and names(m / ("d" * 253)) == ["f"]
+    lib.append(m / keep, b"er")
+    if files:  # nothing could say that it is gone
+        with raises(errno.ENAMETOOLONG):
+            os.unlink(m / gone)
+        with raises(errno.ENAMETOOLONG):
+            os.rename(m / gone, m / "new")
+    else:
+        os.unlink(m / gone)
+        os.rename(m / keep, m / "kept")
+        with raises(errno.ENAMETOOLONG):
+            os.rename(m / "kept", m / keep)
+    with raises(errno.ENAMETOOLONG):
+        os.link(m / ("d" * 253) / "f", m / ("n" * 252))
+    expected = [keep, gone] if files else ["kept"]
+    for _ in range(2):
+        assert names(m) == sorted([*expected, "d" * 253])
+        assert read(m / expected[0]) == b"lower"
+        each.remount()
 
 
 # --- writing --------------------------------------------------------------------------------------
@@ -577,3 +639,14 @@ def test_missing_name_beside_whiteouts_costs_no_more(new_union):
 
     assert count_calls(union, miss) == ["statx"] * 2  # one for each layer that has the directory
     assert count_calls(union, hit) == ["statx"] * 2  # the upper one of them, and the file itself
+
+
+def test_looking_does_not_change_the_atime_of_a_directory(union):
+    """Neither the search for whiteouts in it, nor counting its links."""
+    write(union.lower() / "d/f")
+    write(union.upper / "d/g")
+    os.utime(union.upper / "d", ns=(1, 10**18))  # older than mtime: relatime would set it
+    m = union.mount()
+    assert not exists(m / "d/missing")
+    assert os.stat(m / "d").st_nlink == 2
+    assert os.stat(union.upper / "d").st_atime_ns == 1

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * acl_inherit() against the kernel: objects of many modes are made below a directory with a default
- * ACL, and the mode and the access ACL that they got must be what acl_inherit() says.
+ * Against the kernel: objects of many modes are made below a directory with a default ACL, and the
+ * mode and the access ACL that they got must be what acl_inherit() says. A file gets an access ACL
+ * and many modes, and its mode and ACL must be what acl_equiv_mode() and acl_chmod() say.
  */
 #include "helpers.h"
 
@@ -176,6 +177,40 @@ static void compare_case(const struct acl_case *c)
 	compare_one(c, DIRECTORY, 01777, def, size);
 }
 
+/* What setting it makes of the mode, and each mode of it. */
+static void compare_access(const struct acl_case *c)
+{
+	uint8_t expected[ACL_MAX];
+	uint8_t value[ACL_MAX];
+	uint8_t stored[ACL_MAX];
+	size_t size = build(c, value);
+	int fd = openat(scratch.fd, "file", O_CREAT | O_EXCL | O_WRONLY | O_CLOEXEC, 0600);
+	mode_t mode = S_IFREG | S_ISVTX | 0600;
+	struct stat st;
+	int more;
+
+	assert_true(fd >= 0);
+	assert_int_equal(fchmod(fd, mode & 07777), 0);
+	assert_int_equal(fsetxattr(fd, ACL_ACCESS, value, size, 0), 0);
+	assert_int_equal(fstat(fd, &st), 0);
+	more = acl_equiv_mode(value, size, &mode);
+	if (more < 0 || mode != st.st_mode)
+		fail_msg("%s is mode %o instead of %o", c->what, mode, st.st_mode);
+	assert_int_equal(fgetxattr(fd, ACL_ACCESS, stored, sizeof(stored)) > 0, more);
+	for (mode = 0; more && mode <= 0777; mode++) {
+		ssize_t n = fgetxattr(fd, ACL_ACCESS, expected, sizeof(expected));
+
+		assert_int_equal(n, size);
+		assert_int_equal(acl_chmod(expected, size, mode), 0);
+		assert_int_equal(fchmod(fd, mode), 0);
+		assert_int_equal(fgetxattr(fd, ACL_ACCESS, stored, sizeof(stored)), size);
+		if (memcmp(stored, expected, size) != 0)
+			fail_msg("%s: mode %o makes another ACL of it", c->what, mode);
+	}
+	close(fd);
+	assert_int_equal(unlinkat(scratch.fd, "file", 0), 0);
+}
+
 static void compare_on(const char *where)
 {
 	uint8_t value[ACL_MAX];
@@ -196,6 +231,9 @@ static void compare_on(const char *where)
 	umask_before = umask(0077);
 	for (size_t i = 0; i < ARRAY_SIZE(cases); i++)
 		compare_case(&cases[i]);
+	assert_int_equal(fremovexattr(scratch.fd, ACL_DEFAULT), 0);
+	for (size_t i = 0; i < ARRAY_SIZE(cases); i++)
+		compare_access(&cases[i]);
 	umask(umask_before);
 }
 
