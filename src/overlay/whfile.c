@@ -275,12 +275,21 @@ int wh_hides(struct ovl *o, struct ovl_inode *dir, struct layer_ref *at, const c
 int wh_opaque(struct ovl *o, struct layer_ref *at, const char *name)
 {
 	autoref struct layer_ref *dir = NULL;
+	mode_t kept;
 	int err;
 
 	if (!o->compat.whiteout_files)
 		return 0;
 	err = open_ref(o, at, name, LAYER_OPEN_PATH, &dir);
-	return err < 0 ? err : ask(dir, FMT_WH_OPAQUE);
+	if (err < 0)
+		return err;
+	err = ask(dir, FMT_WH_OPAQUE);
+	if (mode_forbids(o, at, err) && mode_widen(o, at, name, S_IXUSR, &kept) == 0) {
+		err = ask(dir, FMT_WH_OPAQUE);
+		mode_restore(o, at, name, kept);
+	}
+	/* A lower one that we may not search shows nothing of what is in it, whatever is below. */
+	return err == -EACCES && at->layer->index ? 0 : err;
 }
 
 /* --- writing ------------------------------------------------------------------------------------

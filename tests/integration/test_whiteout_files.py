@@ -6,6 +6,7 @@ import collections
 import errno
 import os
 import shutil
+import stat
 import subprocess
 
 import plyfs_testlib as lib
@@ -261,6 +262,34 @@ def test_moved_directory_does_not_reach_below_an_opaque_root(union, mark):
         assert names(m / "e/moved/in") == ["top"]
         assert not exists(m / "e/moved/low")
         union.remount()
+
+
+@pytest.mark.parametrize("mode", [0, 0o400, 0o600])
+@pytest.mark.parametrize("layer", ["upper", "lower"])
+def test_directory_that_nobody_may_search_can_be_made_accessible(union, layer, mode):
+    """Modes bind an ordinary user, who cannot ask what a directory holds."""
+    top = union.upper if layer == "upper" else union.lower(0)
+    write(top / "d/new")
+    write(top / "opaque/.wh..wh..opq")
+    write(union.lower(1) / "d/old")
+    write(union.lower(1) / "opaque/old")
+    union.snapshot_lowers()
+    union.check_lowers = False  # their ctime: we change modes ourselves
+    before = stat.S_IMODE(os.stat(top / "d").st_mode)
+    for name in ("d", "opaque"):
+        os.chmod(top / name, mode)
+    m = union.mount()
+    for name in ("d", "opaque"):
+        assert stat.S_IMODE(os.stat(m / name).st_mode) == mode
+        os.chmod(m / name, 0o755)
+    if layer == "upper" or lib.settings.level != "user":
+        assert names(m / "d") == ["new", "old"] and names(m / "opaque") == []
+        assert not exists(m / "opaque/old")
+    else:
+        with raises(errno.EACCES):
+            os.stat(m / "opaque/old")
+    for name in ("d", "opaque"):
+        os.chmod(top / name, before)
 
 
 def test_names_that_leave_no_room_are_shown_all_the_same(each):
