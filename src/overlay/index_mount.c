@@ -253,7 +253,7 @@ static int scan(struct ovl *o, const char *path, char *message, size_t size)
 {
 	struct names names = { 0 };
 	const char *failed = NULL;
-	int err = o->index->layer->ops->readdir(o->index, collect_name, &names);
+	int err = o->index->layer->ops->readdir(o->index, true, collect_name, &names);
 
 	if (err == 0)
 		err = names.err;

@@ -678,9 +678,14 @@ int whiteout_to_file(struct ovl *o, struct ovl_inode *dir, struct layer_ref *upp
 int opaque_make(struct ovl *o, struct layer_ref *at, const char *name);
 
 /* readdir.c */
+/*
+ * The names in a real directory, also where the mode of an upper one forbids that to us. @quiet:
+ * atime stays.
+ */
+int real_readdir(struct ovl *o, struct layer_ref *at, bool quiet, layer_filldir fill, void *ctx);
 struct dirlist;
-/* What the union shows in @dir. Touches no inode. */
-int dirlist_read(struct ovl *o, struct ovl_inode *dir, struct dirlist **out);
+/* What the union shows in @dir. Touches no inode. @quiet: nor the atime of a real directory. */
+int dirlist_read(struct ovl *o, struct ovl_inode *dir, bool quiet, struct dirlist **out);
 void dirlist_put(struct dirlist *list);
 /*
  * Whether the union shows an empty directory: 0 or -ENOTEMPTY. *@whiteouts: upper holds whiteouts,

@@ -63,8 +63,8 @@ struct layer_ops {
 	ssize_t (*getxattr)(struct layer_ref *at, const char *name, const char *xattr, void *value,
 			    size_t size);
 	ssize_t (*listxattr)(struct layer_ref *at, const char *name, char *list, size_t size);
-	/* Every name but "." and "..", as it stands in the layer. */
-	int (*readdir)(struct layer_ref *dir, layer_filldir fill, void *ctx);
+	/* Every name but "." and "..", as it stands in the layer. @quiet: atime stays. */
+	int (*readdir)(struct layer_ref *dir, bool quiet, layer_filldir fill, void *ctx);
 	ssize_t (*read)(struct layer_ref *file, void *buf, size_t size, off_t off);
 	off_t (*seek)(struct layer_ref *file, off_t off, int whence);
 	/* File handle as stored in the origin xattr. -EOPNOTSUPP where there is none. */

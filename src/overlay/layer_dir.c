@@ -247,7 +247,7 @@ struct linux_dirent64 {
 
 #define DIRENT_BUFFER 32768
 
-static int dir_readdir(struct layer_ref *dir, layer_filldir fill, void *ctx)
+static int dir_readdir(struct layer_ref *dir, bool quiet, layer_filldir fill, void *ctx)
 {
 	autofree char *buf = malloc(DIRENT_BUFFER);
 	bool may_stand_for_others = dir->layer->override_count; /* a regular file */
@@ -257,8 +257,9 @@ static int dir_readdir(struct layer_ref *dir, layer_filldir fill, void *ctx)
 		return 0;
 	if (!buf)
 		return -ENOMEM;
-	/* O_NOATIME is for lower directories and only granted to owners. */
-	fd = open_at(dir, "", O_RDONLY | O_DIRECTORY | (dir->layer->index ? O_NOATIME : 0));
+	/* Only granted to owners; atime of a lower directory never changes. */
+	quiet |= dir->layer->index > 0;
+	fd = open_at(dir, "", O_RDONLY | O_DIRECTORY | (quiet ? O_NOATIME : 0));
 	if (fd == -EPERM)
 		fd = open_at(dir, "", O_RDONLY | O_DIRECTORY);
 	if (fd < 0)

@@ -65,17 +65,28 @@ static int moved_name(const struct layer *layer, const char *xattr, char out[XAT
 	return fmt_override_moved(xattr, out, XATTR_NAME_MAX + 1) < 0 ? -ERANGE : 1;
 }
 
+/*
+ * Whether a real xattr of a name that moves is nobody's: a capability of the machine is none of the
+ * container, as with fuse-overlayfs.
+ */
+static bool is_isolated(const char *xattr)
+{
+	return !strncmp(xattr, "security.", 9);
+}
+
 ssize_t override_getxattr(const struct layer *layer, int fd, const char *name, const char *xattr,
 			  void *value, size_t size)
 {
 	char moved[XATTR_NAME_MAX + 1];
 	ssize_t n;
 
-	/* Who could, may have set the real one. */
 	if (moved_name(layer, xattr, moved) > 0) {
 		n = at_getxattr(fd, name, moved, value, size);
 		if (n != -ENODATA && n != -EOPNOTSUPP)
 			return n;
+		if (is_isolated(xattr))
+			return -ENODATA;
+		/* Who could, may have set the real one. */
 		n = at_getxattr(fd, name, xattr, value, size);
 		return n == -EOPNOTSUPP ? -ENODATA : n;
 	}
@@ -100,11 +111,13 @@ static ssize_t show_names(const struct layer *layer, char *list, ssize_t size)
 		size_t len;
 
 		next = p + strlen(p) + 1;
+		if (is_isolated(p) && moves(layer, p))
+			continue;
 		if (kept && !moves(layer, kept))
 			kept = NULL;
 		len = strlen(kept ? kept : p) + 1;
 		/* Once: behind it as a real one, or before it as the same. */
-		if (kept &&
+		if (kept && !is_isolated(kept) &&
 		    (list_has(next, list + size - next, kept) || list_has(list, out - list, kept)))
 			continue;
 		memmove(out, kept ? kept : p, len);
@@ -399,9 +412,9 @@ int override_setattr(struct ovl *o, const struct ovl_caller *caller, int dirfd, 
 		if (err < 0 && err != -ENODATA)
 			return err;
 	}
-	if (set->valid & OVL_SET_UID)
+	if ((set->valid & OVL_SET_UID) && set->uid != (uid_t)-1)
 		st.stx_uid = set->uid;
-	if (set->valid & OVL_SET_GID)
+	if ((set->valid & OVL_SET_GID) && set->gid != (gid_t)-1)
 		st.stx_gid = set->gid;
 	if ((set->valid & OVL_SET_MODE) && !S_ISLNK(st.stx_mode)) {
 		st.stx_mode = (uint16_t)((st.stx_mode & S_IFMT) | (set->mode & 07777));
@@ -454,8 +467,10 @@ int object_removexattr(struct ovl *o, int dirfd, const char *name, const char *x
 	if (!override_in_upper(o) || moved_name(&o->layers[0], xattr, moved) <= 0)
 		return at_removexattr(dirfd, name, xattr);
 	/* The real one first, which would be seen without the other. */
-	real = at_getxattr(dirfd, name, xattr, NULL, 0) < 0 ? -ENODATA
-							    : at_removexattr(dirfd, name, xattr);
+	if (is_isolated(xattr) || at_getxattr(dirfd, name, xattr, NULL, 0) < 0)
+		real = -ENODATA;
+	else
+		real = at_removexattr(dirfd, name, xattr);
 	if (real < 0 && real != -ENODATA)
 		return real;
 	err = at_removexattr(dirfd, name, moved);

@@ -47,9 +47,9 @@ struct build {
 	struct ovl_inode *dir;
 	struct dirlist *list;
 	struct layer_ref *at; /* the layer being read */
-	bool lowest;
-	bool merges;     /* more than one layer: names have to be compared */
-	uint32_t *table; /* open addressing: index + 1 of an entry */
+	bool quiet;           /* nobody asked for a listing: atime stays */
+	bool merges;          /* more than one layer: names have to be compared */
+	uint32_t *table;      /* open addressing: index + 1 of an entry */
 	uint32_t mask;
 	int err;
 };
@@ -200,7 +200,7 @@ static bool holds_something(struct build *b, const char *name)
 		return false;
 	if (open_ref(b->o, b->at, name, LAYER_OPEN_PATH, &dir) < 0)
 		return true;
-	return dir->layer->ops->readdir(dir, see_entry, &found) < 0 || found;
+	return dir->layer->ops->readdir(dir, true, see_entry, &found) < 0 || found;
 }
 
 /* A file that hides a name in the layers below (whfile.h), and is itself shown to nobody. */
@@ -259,22 +259,27 @@ static bool collect(void *ctx, const char *name, size_t len, uint64_t ino, unsig
 	return true;
 }
 
+int real_readdir(struct ovl *o, struct layer_ref *at, bool quiet, layer_filldir fill, void *ctx)
+{
+	int err = at->layer->ops->readdir(at, quiet, fill, ctx);
+	mode_t kept;
+
+	if (!mode_forbids(o, at, err) || mode_widen(o, at, "", S_IRUSR | S_IXUSR, &kept) < 0)
+		return err;
+	err = at->layer->ops->readdir(at, quiet, fill, ctx);
+	mode_restore(o, at, "", kept);
+	return err;
+}
+
 static int read_layer(struct build *b, unsigned int layer)
 {
 	autoref struct layer_ref *at = NULL;
 	int err = dir_ref(b->o, b->dir, layer, false, &at);
-	mode_t kept;
 
 	if (err < 0)
 		return err;
 	b->at = at;
-	err = at->layer->ops->readdir(at, collect, b);
-	/* Who removes a directory need not be able to read it. */
-	if (mode_forbids(b->o, at, err) &&
-	    mode_widen(b->o, at, "", S_IRUSR | S_IXUSR, &kept) == 0) {
-		err = at->layer->ops->readdir(at, collect, b);
-		mode_restore(b->o, at, "", kept);
-	}
+	err = real_readdir(b->o, at, b->quiet, collect, b);
 	return err < 0 ? err : b->err;
 }
 
@@ -347,12 +352,12 @@ static uint32_t find_offset(const struct dirlist *list, off_t off)
 	return low;
 }
 
-int dirlist_read(struct ovl *o, struct ovl_inode *dir, struct dirlist **out)
+int dirlist_read(struct ovl *o, struct ovl_inode *dir, bool quiet, struct dirlist **out)
 {
 	struct dirstack *stack = dir->dir;
 	bool upper = inode_has(dir, INODE_UPPER);
 	unsigned int lowers = inode_lowers(dir);
-	struct build b = { .o = o, .dir = dir };
+	struct build b = { .o = o, .dir = dir, .quiet = quiet };
 	int err = 0;
 
 	/* Who has no name any more has no entries either. */
@@ -383,7 +388,7 @@ int dirlist_read(struct ovl *o, struct ovl_inode *dir, struct dirlist **out)
 int dir_check_empty(struct ovl *o, struct ovl_inode *dir, bool *whiteouts)
 {
 	struct dirlist *list;
-	int err = dirlist_read(o, dir, &list);
+	int err = dirlist_read(o, dir, true, &list);
 
 	if (err < 0)
 		return err;
@@ -443,7 +448,7 @@ static int get_list(struct ovl *o, struct ovl_dir *d, bool anew, struct dirlist 
 		return 0;
 	}
 	origins = atomic_load(&d->inode->origins);
-	err = dirlist_read(o, d->inode, &list);
+	err = dirlist_read(o, d->inode, false, &list);
 	if (err < 0)
 		return err;
 	atomic_fetch_add(&list->refs, 1);
@@ -490,7 +495,7 @@ static bool entry_ino(struct ovl *o, struct ovl_inode *dir, const struct dirlist
 int dir_list(struct ovl *o, struct ovl_inode *dir, dir_visit visit, void *ctx)
 {
 	struct dirlist *list;
-	int err = dirlist_read(o, dir, &list);
+	int err = dirlist_read(o, dir, true, &list);
 
 	if (err < 0)
 		return err;

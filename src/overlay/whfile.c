@@ -154,13 +154,8 @@ static int compare_hashes(const void *a, const void *b)
 static struct wh_set *list_names(struct ovl *o, struct layer_ref *at)
 {
 	struct listing l = { .o = o };
-	int err = at->layer->ops->readdir(at, collect, &l);
-	mode_t kept;
+	int err = real_readdir(o, at, true, collect, &l);
 
-	if (mode_forbids(o, at, err) && mode_widen(o, at, "", S_IRUSR | S_IXUSR, &kept) == 0) {
-		err = at->layer->ops->readdir(at, collect, &l);
-		mode_restore(o, at, "", kept);
-	}
 	if (err < 0 || l.err < 0) {
 		free(l.set);
 		return &any_name;

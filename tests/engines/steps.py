@@ -90,6 +90,8 @@ STEPS = {
         echo in > /w/d/sgid/in; mv /w/l/abs /w/l/other; echo more >> /w/f/1; rm /w/d/own/file
     """,
 }
+# Other names of a file of a lower layer that was changed: overlays without an index break the link.
+BROKEN_LINKS = ("w/h/a0", "w/h/a2", "w/h/f1.moved", "w/h/f1.third")
 OWNED = ("owners", "owners-kept")
 WITHOUT_OWNERS = {name: text for name, text in STEPS.items() if name not in OWNED}
 

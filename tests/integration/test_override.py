@@ -371,19 +371,27 @@ def test_what_only_the_privileged_may_set_is_kept_under_another_name(union):
 
 
 @pytest.mark.root("sets what is to be found")
-def test_what_was_really_set_below_is_seen_too(union):
+def test_what_was_really_set_below_is_not_the_containers(union):
     low = write(union.lower() / "f", xattrs={lib.CAPABILITY: lib.CAP_NET_RAW})
     os.setxattr(low, CONTAINERS, b"1:1:0755")
     os.setxattr(low, KEPT + "security.y", b"kept")
     os.setxattr(low, "security.y", b"real")
     os.setxattr(union.lower(), CONTAINERS, b"0:0:0755")
+    write(union.upper / "up", xattrs={lib.CAPABILITY: lib.CAP_NET_RAW})
     m = union.mount(option("2"))
-    expected = {lib.CAPABILITY: lib.CAP_NET_RAW, "security.y": b"kept"}
-    assert lib.xattrs(m / "f") == expected
+    assert lib.xattrs(m / "up") == {}
+    assert lib.xattrs(m / "f") == {"security.y": b"kept"}
+    with raises(errno.ENODATA):
+        os.getxattr(m / "f", lib.CAPABILITY)
+    with raises(errno.ENODATA):
+        os.removexattr(m / "up", lib.CAPABILITY)
     os.rename(m / "f", m / "g")  # copied up
-    assert lib.xattrs(m / "g") == expected
+    assert lib.xattrs(m / "g") == {"security.y": b"kept"}
+    os.setxattr(m / "up", lib.CAPABILITY, lib.CAP_NET_RAW, os.XATTR_CREATE)
+    assert lib.xattrs(m / "up") == {lib.CAPABILITY: lib.CAP_NET_RAW}
+    os.removexattr(m / "up", lib.CAPABILITY)
     os.removexattr(m / "g", "security.y")
-    assert list(lib.xattrs(m / "g")) == [lib.CAPABILITY]
+    assert (lib.xattrs(m / "up"), lib.xattrs(m / "g")) == ({}, {})
 
 
 # --- layers of others -----------------------------------------------------------------------------
@@ -535,6 +543,15 @@ def test_copy_up_keeps_what_is_shown(union, way):
         if name.endswith((".moved", ".linked")):
             os.unlink(m / name)
     assert not [n for n in lib.names(m) if n.endswith((".moved", ".linked"))]
+
+
+@needs_privilege
+def test_a_file_given_to_whom_it_is_shown_as_belonging_to_stays_whose_it_is(union):
+    write(union.lower() / "file", mode=0o4755)
+    m = union.mount("xattr_permissions=2,squash_to_uid=7,squash_to_gid=7,uidmapping=0:1:5,gidmapping=0:1:5")
+    os.chown(m / "file", 7, 7)
+    assert shown(m / "file")[:3] == ("-rwxr-xr-x", 7, 7)
+    assert xattr(union.upper / "file", CONTAINERS) == b"0:0:0755"
 
 
 def test_upper_becomes_a_layer_that_is_read_the_same(new_union):

@@ -479,6 +479,16 @@ def room_for_whiteout_names(op, args, expected, got, kernel, plyfs):
             and {**expected, "namelen": expected.get("namelen", 0) - 4} == got)
 
 
+def links_are_counted(op, args, expected, got, kernel, plyfs):
+    """
+    The kernel's overlayfs gives a united directory one link; fuse-overlayfs counts, as those do who
+    pack images.
+    """
+    return (plyfs.name == "fuse-overlayfs" and expected.get("mode", "")[:1] == "d"
+            and expected["nlink"] == 1 and got.get("nlink", 0) >= 2
+            and {**expected, "nlink": got["nlink"]} == got)
+
+
 OPERATIONS = [
     mtime_of_mappings, changes_to_unlinked_lower_file, stale_mapping, write_to_stale_mapping,
     other_holes, names_that_are_not_there, exact_xattr_sizes, both_refuse, truncate_of_nothing,
@@ -486,7 +496,7 @@ OPERATIONS = [
     mapping_of_an_append_only_file, link_of_a_removed_file, default_acl_above_an_alias,
     links_of_a_directory_above_an_alias, index_counted, redirect_of_another_alias,
     mtime_of_metacopy, removal_of_no_acl, links_of_an_unlinked_lower_file, empty_but_for_whiteouts,
-    room_for_whiteout_names,
+    room_for_whiteout_names, links_are_counted,
 ]
 
 # ---- trees
@@ -578,10 +588,18 @@ def counted_in_trees(path, field, expected, got, kernel, plyfs):
     return kernel is not None and counts_its_index(path, field, expected, got, kernel)
 
 
+def links_counted_in_trees(path, field, expected, got, kernel, plyfs):
+    """See links_are_counted(): as many as there are directories in it, and two."""
+    if field != "nlink" or expected != 1 or plyfs is None or plyfs.name != "fuse-overlayfs":
+        return False
+    with os.scandir(plyfs.root + b"/" + path) as entries:
+        return got == 2 + sum(e.is_dir(follow_symlinks=False) for e in entries)
+
+
 TREES = [
     mtime_of_mapped_files, counted_in_trees, directory_above_an_alias, birth_of_the_lower,
     whiteouts_listed, errors_listed, fewer_blocks,
-    capability_after_mapping,
+    capability_after_mapping, links_counted_in_trees,
 ]
 
 

@@ -560,17 +560,20 @@ class Run:
         by_kernel = bench.look(bench.root[kernel_over], self.blocks())
         by_plyfs = bench.look(bench.root[plyfs_over], self.blocks())
         indexed, counted = self.sides[ref].indexed, self.sides[ref].indexes_all
+        # what is counted otherwise under another name
+        sides = (self.sides[kernel_over], self.sides[plyfs_over]) if plyfs.whiteout_files else ()
         self.differ(where, [
             d for d in tree.compare(by_kernel, by_plyfs) if d[1] != "blocks"
             and not (counted and differences.counts_its_index(*d))
-            and not (indexed and differences.above_an_alias(by_plyfs, *d))])
+            and not (indexed and differences.above_an_alias(by_plyfs, *d))], *sides)
         for name, now in (("plyfs", by_plyfs), ("kernel", by_kernel)):
             # a count that has gone wrong lasts as long as the mount: now both count anew
             # and names that cannot be looked up are listed, or not, with what is united
             self.differ(where + ", " + name, [
                 d for d in tree.compare(last, now)
                 if not (indexed and (d[1] == "nlink" or d[1:] == ("extra", None, "error ENOENT")
-                                     or differences.above_an_alias(now, *d)))])
+                                     or differences.above_an_alias(now, *d)))],
+                *(sides if name == "plyfs" else ()))
         for side in "AB":
             bench.umount(bench.root[side])
         self.volatile()
