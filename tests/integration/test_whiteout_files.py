@@ -668,3 +668,14 @@ def test_missing_name_beside_whiteouts_costs_no_more(new_union):
 
     assert count_calls(union, miss) == ["statx"] * 2  # one for each layer that has the directory
     assert count_calls(union, hit) == ["statx"] * 2  # the upper one of them, and the file itself
+
+
+def test_looking_does_not_change_the_atime_of_a_directory(union):
+    """Neither the search for whiteouts in it, nor counting its links."""
+    write(union.lower() / "d/f")
+    write(union.upper / "d/g")
+    os.utime(union.upper / "d", ns=(1, 10**18))  # older than mtime: relatime would set it
+    m = union.mount()
+    assert not exists(m / "d/missing")
+    assert os.stat(m / "d").st_nlink == 2
+    assert os.stat(union.upper / "d").st_atime_ns == 1
