@@ -231,19 +231,40 @@ static int find_root_stat(const struct ovl *o, struct statx *st)
 	return layer_stat(o->layers[n <= o->lower_count ? n : 0].root, "", st);
 }
 
+/*
+ * An object that has the attribute in another format as well, of an upper that was written in both,
+ * says the same in each: which of them is read depends on the mount.
+ */
+static int store_in_others(const struct layer *layer, int fd, const char *name, mode_t real,
+			   const char *value, size_t size)
+{
+	for (unsigned int n = 1; n < layer->override_count; n++) {
+		enum fmt_override which = layer->overrides[n];
+		int err = can_hold(which, real) ? at_setxattr(fd, name, fmt_override_name(which),
+							      value, size, XATTR_REPLACE)
+						: 0;
+
+		if (err < 0 && err != -ENODATA)
+			return err;
+	}
+	return 0;
+}
+
 static int store(const struct layer *layer, int fd, const char *name, mode_t real,
 		 const struct statx *shown)
 {
 	enum fmt_override which = layer->overrides[0];
 	char value[FMT_OVERRIDE_MAX];
 	size_t size = fmt_override_encode(shown, real, value);
+	int err;
 
 	if (!can_hold(which, real))
 		return 0;
 	/* nobody's number, which would not be understood again */
 	if (shown->stx_uid == LAYER_NO_ID || shown->stx_gid == LAYER_NO_ID)
 		return -EOVERFLOW;
-	return at_setxattr(fd, name, fmt_override_name(which), value, size, 0);
+	err = store_in_others(layer, fd, name, real, value, size);
+	return err < 0 ? err : at_setxattr(fd, name, fmt_override_name(which), value, size, 0);
 }
 
 /* The mark of upper, by which it is known from here on; or which shows that it can be written. */

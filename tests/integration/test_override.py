@@ -580,6 +580,30 @@ def test_an_upper_that_says_so_is_written_so_without_being_asked(union):
     assert xattr(union.upper / "g", CONTAINERS).endswith(b":02711")
 
 
+@needs_privilege
+@pytest.mark.parametrize("other", [FUSE, SECURITY] if ROOT else [FUSE])
+def test_an_object_with_two_attributes_says_the_same_in_each(union, other):
+    """Which of them counts depends on the mount, and on whether the layer is upper or lower."""
+    for name in (CONTAINERS, other):
+        os.setxattr(union.upper, name, b"0:0:0755")
+        write(union.upper / "both", xattrs={name: b"3:3:0600"})
+        write(union.upper / "one", xattrs={other: b"3:3:0600"})
+    union.lower()
+    m = union.point
+    for i, options in enumerate([option("2"), *map(option, WAYS), ""]):
+        assert dropin(union, options).returncode == 0
+        for name in ("both", "one"):
+            if i:
+                assert shown(m / name)[:3] == ("-rw-r--r--", i, i)
+            os.chown(m / name, i + 1, i + 1)
+            os.chmod(m / name, 0o644)
+        union.umount()
+        assert xattr(union.upper / "both", CONTAINERS) == xattr(union.upper / "both", other)
+    assert dropin(union, "", False, [union.upper, union.lower()]).returncode == 0
+    for name in ("both", "one"):
+        assert shown(m / name)[:3] == ("-rw-r--r--", i + 1, i + 1)
+
+
 def test_objects_of_upper_from_before_are_shown_as_they_are(union):
     write(union.upper / "old", "o", mode=0o4755)
     mkdir(union.upper / "olddir", mode=0o500)
