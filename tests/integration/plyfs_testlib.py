@@ -688,7 +688,9 @@ class Mount:
 
     def abort(self):
         if self.impl == "plyfs":
-            abort_connection(self.device)
+            entry = find_mount(self.point)
+            if entry and entry[3] == self.device:  # else the number may be another mount's by now
+                abort_connection(self.device)
             if self.daemon:
                 self.daemon.kill()
 
