@@ -79,6 +79,8 @@ def test_signal_to_the_callers_group_does_not_reach_the_server(union, sig):
         stdout=subprocess.PIPE,
         env={**os.environ, **lib.settings.sanitizer_env},
         start_new_session=True,
+        # a shell's jobs in the background ignore SIGINT, and so would all that they start
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     with shell:
         assert shell.stdout.readline() == b"mounted\n"
