@@ -395,6 +395,8 @@ static int create(struct creation *c, struct ovl_inode **out)
 			undo(c);
 		else if (c->over_file)
 			wh_drop(c->o, c->parent, c->dir, c->name);
+		if (S_ISDIR(c->mode))
+			links_changed(c->parent);
 	}
 	lock_drop(&c->parent->lock);
 	layer_ref_put(c->dir);

@@ -80,6 +80,8 @@ struct data_place {
 /* The real directories of a directory. The array is fixed when the inode is made. */
 struct dirstack {
 	struct real_dir upper; /* meaningful once INODE_UPPER is set */
+	/* What ovl_count_links() found, 0: nothing yet; above 32 bits how often that was undone. */
+	_Atomic uint64_t links;
 	uint16_t lower_count;
 	struct real_dir lower[]; /* topmost first */
 };
@@ -687,6 +689,8 @@ struct dirlist;
 /* What the union shows in @dir. Touches no inode. @quiet: nor the atime of a real directory. */
 int dirlist_read(struct ovl *o, struct ovl_inode *dir, bool quiet, struct dirlist **out);
 void dirlist_put(struct dirlist *list);
+/* A directory came into @dir, or left it: its links are to be counted again. */
+void links_changed(struct ovl_inode *dir);
 /*
  * Whether the union shows an empty directory: 0 or -ENOTEMPTY. *@whiteouts: upper holds whiteouts,
  * so that the real one is not empty.

@@ -616,15 +616,33 @@ static bool count_dir(void *ctx, const char *name, size_t len, uint64_t ino, uns
 	return true;
 }
 
+void links_changed(struct ovl_inode *dir)
+{
+	uint64_t old = atomic_load(&dir->dir->links);
+	uint64_t new;
+
+	do
+		new = ((old >> 32) + 1) << 32;
+	while (!atomic_compare_exchange_weak(&dir->dir->links, &old, new));
+}
+
 int ovl_count_links(struct ovl *o, ovl_node node, uint32_t *out)
 {
 	int err;
 	struct ovl_inode *dir = inode_get_dir(o, node, &err);
+	uint64_t known;
 
 	if (!dir)
 		return err;
-	*out = 2;
-	err = dir_list(o, dir, count_dir, out);
+	known = atomic_load(&dir->dir->links);
+	*out = (uint32_t)known;
+	if (!*out) {
+		*out = 2;
+		err = dir_list(o, dir, count_dir, out);
+		/* Not when it changed meanwhile. */
+		if (err == 0)
+			atomic_compare_exchange_strong(&dir->dir->links, &known, known | *out);
+	}
 	inode_put(o, dir);
 	return err;
 }

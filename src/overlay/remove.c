@@ -214,6 +214,7 @@ int ovl_rmdir(struct ovl *o, const struct ovl_caller *caller, ovl_node parent, c
 		err = index_prepare_removal(o, caller, i, dir, name);
 	if (err == 0)
 		err = rmdir_inode(o, caller, dir, upper, name, i, whiteouts);
+	links_changed(dir);
 	inode_put(o, i);
 	inode_put(o, dir);
 	return err;

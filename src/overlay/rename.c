@@ -532,6 +532,10 @@ int ovl_rename(struct ovl *o, const struct ovl_caller *caller, ovl_node parent, 
 			err = prepare(&r);
 		if (err == 0)
 			err = rename_inodes(&r);
+		if (r.source->dir || (r.target && r.target->dir)) {
+			links_changed(r.old_dir);
+			links_changed(r.new_dir);
+		}
 		if (r.miscounted)
 			attr_notify(o, r.target, false);
 		/* ext4 made the whiteout before it refused, and the directory is changed. */

@@ -6,7 +6,7 @@ import subprocess
 
 import dropin
 import pytest
-from plyfs_testlib import mkdir, write
+from plyfs_testlib import RENAME_EXCHANGE, mkdir, renameat2, write
 
 pytestmark = pytest.mark.plyfs_only("the kernel's overlayfs shows 1 of united directories")
 
@@ -53,3 +53,24 @@ def test_static_nlink_counts_nothing(united):
 def test_under_our_own_name_a_united_directory_has_one(united):
     m = united.mount(impl="plyfs")
     assert links(m / "top") == 1
+
+
+def test_counts_are_true_while_directories_come_and_go(united):
+    """What was counted is not believed any longer than it holds."""
+    m = united.mount()
+    for n in range(30):
+        os.mkdir(m / "top/x")
+        write(m / "top/x/f")
+        assert links(m / "top") == 2 + 4
+        os.rename(m / "top/x", m / "top/y")
+        assert links(m / "top") == 2 + 4
+        os.rename(m / "top/y", m / "y")
+        assert (links(m / "top"), links(m)) == (2 + 3, 2 + 2)
+        os.rename(m / "y", m / "top/y")
+        write(m / "file")
+        renameat2(m / "top/y", m / "file", RENAME_EXCHANGE)
+        assert (links(m / "top"), links(m)) == (2 + 3, 2 + 2)
+        os.unlink(m / "top/y")
+        os.unlink(m / "file/f")
+        os.rmdir(m / "file")
+        assert (links(m / "top"), links(m)) == (2 + 3, 2 + 1)
