@@ -99,6 +99,12 @@ static int read_word(struct option_reader *r, char *item)
 	const struct option_word *w = find_word(r->o, item, value);
 
 	if (is_compat(r->o) && (!w || (w->arity == ALONE && value))) {
+		/* No word looks so: without it the mount would lack a layer. */
+		if (!value && strchr(item, '/'))
+			return option_fail(r,
+					   "'%s' is no option but the end of a path: a ',' in a "
+					   "path is written '\\,'",
+					   item);
 		if (value)
 			value[-1] = '=';
 		if (r->o->ignored)

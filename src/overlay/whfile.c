@@ -230,9 +230,13 @@ static void wh_name(const char *name, char out[NAME_MAX + FMT_WH_PREFIX_LEN + 1]
 
 static int ask(struct layer_ref *at, const char *name)
 {
+	autoref struct layer_ref *file = NULL;
 	struct statx st;
 	int err = layer_stat(at, name, &st);
 
+	/* It is there, whatever an attribute makes of it (override.h). */
+	if (unlikely(err == -EIO) && at->layer->override_count)
+		err = layer_open(at, name, LAYER_OPEN_PATH, &file);
 	return err == -ENOENT || err == -ENAMETOOLONG ? 0 : err < 0 ? err : 1;
 }
 

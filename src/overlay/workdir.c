@@ -124,6 +124,12 @@ static int new_whiteout(struct ovl *o, char name[FMT_TEMP_NAME_MAX])
 	return mknodat(layer_fd(o->work), name, S_IFCHR, 0) < 0 ? -errno : 0;
 }
 
+/* It says nothing of what the filesystem can do; and who mounts may want to free room. */
+static bool is_full(int err)
+{
+	return err == -ENOSPC || err == -EDQUOT;
+}
+
 /* Whether the two kinds of rename(2) that whiteouts need are there: not over a network, nor on
  * FUSE. */
 static bool whiteouts_move(struct ovl *o)
@@ -137,7 +143,7 @@ static bool whiteouts_move(struct ovl *o)
 	if (err == 0)
 		err = at_rename(work, o->whiteout, work, temp, RENAME_EXCHANGE);
 	at_unlink(work, temp, 0);
-	return err == 0;
+	return err == 0 || is_full(err);
 }
 
 /* Whether whiteouts can be files: not where another mount keeps such names to itself. */
@@ -147,7 +153,7 @@ static int probe_files(struct ovl *o)
 	int work = layer_fd(o->work);
 
 	if (mknodat(work, name, S_IFREG, 0) < 0)
-		return -errno;
+		return is_full(-errno) ? 0 : -errno;
 	return at_unlink(work, name, 0);
 }
 
@@ -163,6 +169,8 @@ static int begin_whiteouts(struct ovl *o)
 		o->whiteouts_are_files = !whiteouts_move(o);
 	else if (err < 0)
 		o->whiteout[0] = '\0';
+	if (is_full(err)) /* the first one that is needed shows it */
+		err = 0;
 	if (err < 0 && o->compat.whiteout_files) {
 		log_info("whiteouts will be files: mknod of a character device 0:0 in workdir: %s",
 			 strerror(-err));

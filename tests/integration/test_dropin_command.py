@@ -232,6 +232,19 @@ def test_empty_parts_and_no_data_only_layers(dropin):
     assert names(dropin.point) == ["f", "g"]
 
 
+@pytest.mark.parametrize("word", ["lowerdir", "upperdir", "workdir"])
+def test_a_path_cut_at_its_comma_is_no_other_layer(dropin, word):
+    """What stands before the comma may be a directory, too."""
+    before, whole = mkdir(dropin.base / "x"), mkdir(dropin.base / "x,y/z")
+    write(before / "wrong")
+    paths = {"lowerdir": dropin.lower, "upperdir": dropin.upper, "workdir": dropin.work}
+    paths[word] = whole
+    options = ",".join(f"{name}={path}" for name, path in paths.items())
+    dropin.refuses("-o", options, dropin.point, says="'y/z' is no option")
+    dropin.mount("-o", options.replace("x,y", "x\\,y"), dropin.point)
+    assert names(dropin.point) == ([] if word == "lowerdir" else ["f"])
+
+
 def test_relative_paths_are_the_callers(dropin):
     before = set(lib.children())
     done = dropin.call("-o", "lowerdir=lower,upperdir=upper,workdir=work", "point", cwd=dropin.base)

@@ -680,6 +680,20 @@ def test_what_cannot_be_trusted_is_an_error_and_no_right(union, where):
         assert len(lib.names(m)) == len(BAD) + 4
 
 
+def test_a_whiteout_file_is_one_whatever_its_attribute_says(union):
+    os.setxattr(union.lower(), CONTAINERS, b"0:0:0755")
+    write(union.lower() / ".wh.gone", xattrs={CONTAINERS: b"not to be trusted"})
+    write(union.lower() / "d/.wh..wh..opq", xattrs={CONTAINERS: b"0:0:0600:char-0-0"})
+    write(union.lower(1) / "gone", "low")
+    write(union.lower(1) / "d/old", "low")
+    assert dropin(union, "").returncode == 0
+    assert lib.names(union.point) == ["d"] and lib.names(union.point / "d") == []
+    with raises(errno.ENOENT):
+        os.stat(union.point / "gone")
+    write(union.point / "gone", "new")
+    assert read(union.point / "gone") == b"new"
+
+
 def test_a_symlink_without_a_target_is_an_error(union):
     os.setxattr(union.lower(), CONTAINERS, b"0:0:0755")
     for name, target in (("empty", b""), ("nul", b"a\0b"), ("long", b"x" * 5000)):

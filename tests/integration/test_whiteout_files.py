@@ -333,6 +333,31 @@ def hidden_by(union, path):
     return "file" if exists(os.path.join(directory, ".wh." + name)) else None
 
 
+@pytest.mark.privileged("mounts a filesystem that is full")
+@pytest.mark.parametrize("impl", ["dropin", "files"])
+def test_a_full_upper_is_mounted_to_make_room(new_union, scratch, impl):
+    """And does not go over to files because there is no room for a device."""
+    with lib.tmpfs(scratch, inodes=40) as fs:
+        union = dropin_union(new_union, impl=impl, base=fs)
+        write(union.lower() / "low", "low")
+        write(union.upper / "own", "own")
+        union.mount()
+        union.umount()
+        with raises(errno.ENOSPC):
+            for i in range(40):
+                write(fs / f"fill{i}")
+        m = union.mount()
+        with raises(errno.ENOSPC):
+            os.unlink(m / "low")
+        assert names(m) == ["low", "own"]
+        for name in ("own", "low"):
+            os.unlink(m / name)
+            os.unlink(fs / f"fill{0 if name == 'own' else 1}")
+        assert names(m) == []
+        assert hidden_by(union, "low") == ("file" if impl == "files" else "device")
+        union.close()
+
+
 def test_devices_where_they_can_be_made(union):
     write(union.lower() / "f")
     m = union.mount()
