@@ -107,6 +107,7 @@ struct layer {
 	 */
 	uint8_t overrides[FMT_OVERRIDE_COUNT];
 	uint8_t override_count;
+	bool of_the_host; /* what they say has its effect outside of user namespaces */
 };
 
 /*

@@ -18,12 +18,34 @@ static bool can_hold(enum fmt_override which, mode_t real)
 	return S_ISREG(real) || S_ISDIR(real) || (which == FMT_OVERRIDE_SECURITY && S_ISLNK(real));
 }
 
+/*
+ * What others than root may have written gives nobody rights on the host: whoever can write into a
+ * directory of a layer could else make himself a set-id program or a device there. In a user
+ * namespace the kernel keeps such rights inside. user.* xattrs are set by whoever may write.
+ */
+static bool is_strangers(const struct layer *layer, enum fmt_override which, const struct statx *st)
+{
+	return layer->of_the_host && which != FMT_OVERRIDE_SECURITY &&
+	       (st->stx_uid != 0 || (st->stx_mode & (S_IWGRP | S_IWOTH)));
+}
+
+/* -EIO: a device, which would be one. */
+static int take_rights(struct statx *st)
+{
+	if (S_ISCHR(st->stx_mode) || S_ISBLK(st->stx_mode))
+		return -EIO;
+	if (!S_ISDIR(st->stx_mode))
+		st->stx_mode &= (uint16_t) ~(S_ISUID | S_ISGID);
+	return 0;
+}
+
 int override_show(const struct layer *layer, int fd, const char *name, struct statx *st)
 {
 	for (unsigned int n = 0; n < layer->override_count; n++) {
 		enum fmt_override which = layer->overrides[n];
 		char value[FMT_OVERRIDE_MAX];
 		struct fmt_override_stat ov;
+		bool strangers = is_strangers(layer, which, st);
 		ssize_t size;
 
 		if (!can_hold(which, st->stx_mode))
@@ -39,7 +61,7 @@ int override_show(const struct layer *layer, int fd, const char *name, struct st
 		if (size < 0)
 			return (int)size;
 		if (fmt_override_decode(value, (size_t)size, &ov) < 0 ||
-		    fmt_override_apply(&ov, st) < 0)
+		    fmt_override_apply(&ov, st) < 0 || (strangers && take_rights(st) < 0))
 			return -EIO;
 		return 1;
 	}
@@ -81,6 +103,15 @@ ssize_t override_getxattr(const struct layer *layer, int fd, const char *name, c
 	ssize_t n;
 
 	if (moved_name(layer, xattr, moved) > 0) {
+		if (layer->of_the_host && !strcmp(xattr, CAPABILITY)) {
+			struct statx st;
+			int err = at_statx(fd, name, &st);
+
+			if (err < 0)
+				return err;
+			if (is_strangers(layer, layer->overrides[0], &st))
+				return -ENODATA;
+		}
 		n = at_getxattr(fd, name, moved, value, size);
 		if (n != -ENODATA && n != -EOPNOTSUPP)
 			return n;
@@ -170,6 +201,7 @@ static int find_formats(struct layer *layer, char *message, size_t size)
 	struct statx st;
 	int err;
 
+	layer->of_the_host = ovl_may_trust();
 	for (unsigned int which = 0; which < FMT_OVERRIDE_COUNT; which++)
 		if (at_getxattr(fd, "", fmt_override_name(which), NULL, 0) >= 0)
 			layer->overrides[layer->override_count++] = (uint8_t)which;

@@ -504,6 +504,38 @@ def test_nothing_is_read_by_them_where_nobody_asked(union):
     assert xattr(m / "pipe", CONTAINERS) == b"1:2:0644:pipe"
 
 
+@pytest.mark.root("rights on the host are meant")
+def test_what_a_stranger_wrote_into_a_layer_gives_no_rights(union):
+    """Who may write a directory that root mounts would be root by a set-id program of his own."""
+    low = union.lower()
+    os.setxattr(low, CONTAINERS, b"0:0:0755")
+    values = {"his": b"0:0:06755", "anybodys": b"0:0:06755", "roots": b"0:0:06755", "disk": b"0:0:0666:block-8-0"}
+    for name, value in values.items():
+        write(low / name, xattrs={CONTAINERS: value, KEPT + lib.CAPABILITY: lib.CAP_NET_RAW})
+    for name in ("his", "disk"):
+        os.chown(low / name, 1000, 1000)
+        os.setxattr(low / name, KEPT + lib.CAPABILITY, lib.CAP_NET_RAW)
+    os.chmod(low / "anybodys", 0o666)
+    for options in ("", option("2")):
+        assert dropin(union, options).returncode == 0
+        m = union.point
+        for name in ("his", "anybodys"):
+            assert shown(m / name)[:3] == ("-rwxr-xr-x", 0, 0)
+            with raises(errno.ENODATA):
+                os.getxattr(m / name, lib.CAPABILITY)
+        assert shown(m / "roots")[0] == "-rwsr-sr-x"
+        assert os.getxattr(m / "roots", lib.CAPABILITY) == lib.CAP_NET_RAW
+        with raises(errno.EIO):
+            os.lstat(m / "disk")
+        if not options:
+            union.umount()
+    for name in ("his", "anybodys", "roots"):
+        os.utime(union.point / name, (1, 1))
+    assert xattr(union.upper / "his", CONTAINERS) == b"0:0:0755"
+    assert xattr(union.upper / "anybodys", KEPT + lib.CAPABILITY) is None
+    assert shown(union.point / "roots")[0] == "-rwsr-sr-x"
+
+
 def test_a_layer_without_the_mark_on_its_root_is_read_as_it_is(union):
     write(union.lower(0) / "f", xattrs={CONTAINERS: b"0:0:04755"}, mode=0o600)
     make_overridden(union.lower(1))
