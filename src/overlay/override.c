@@ -445,18 +445,25 @@ static int change(struct ovl *o, int dirfd, const char *name, mode_t real,
 	return at_chmod(dirfd, name, wanted);
 }
 
+/* As shown, and the mode that an object of upper really has. */
+static int stat_both(struct ovl *o, int dirfd, const char *name, struct statx *st, mode_t *real)
+{
+	int err = at_statx(dirfd, name, st);
+
+	if (err < 0)
+		return err;
+	*real = st->stx_mode;
+	return min(override_show(&o->layers[0], dirfd, name, st), 0);
+}
+
 int override_setattr(struct ovl *o, const struct ovl_caller *caller, int dirfd, const char *name,
 		     const struct ovl_setattr *set)
 {
 	bool chown = set->valid & (OVL_SET_UID | OVL_SET_GID | OVL_KILL_SUIDGID);
 	struct statx st;
 	mode_t real;
-	int err = at_statx(dirfd, name, &st);
+	int err = stat_both(o, dirfd, name, &st, &real);
 
-	if (err < 0)
-		return err;
-	real = st.stx_mode;
-	err = override_show(&o->layers[0], dirfd, name, &st);
 	if (err < 0)
 		return err;
 	if (chown && !S_ISDIR(st.stx_mode) && !S_ISLNK(st.stx_mode)) {
@@ -539,12 +546,8 @@ int object_set_acl(struct ovl *o, int dirfd, const char *name, const void *value
 	mode_t mode;
 	mode_t real;
 	int more;
-	int err = at_statx(dirfd, name, &st);
+	int err = stat_both(o, dirfd, name, &st, &real);
 
-	if (err < 0)
-		return err;
-	real = st.stx_mode;
-	err = override_show(&o->layers[0], dirfd, name, &st);
 	if (err < 0)
 		return err;
 	mode = st.stx_mode;
