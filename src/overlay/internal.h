@@ -375,6 +375,12 @@ int open_path(struct ovl *o, struct layer_ref *base, const char *path, enum laye
 /* @i's contents, of upper if it is there. @write: -EROFS unless copied up. No lock is held. */
 int file_ref(struct ovl *o, struct ovl_inode *i, bool write, struct layer_ref **out);
 struct real_dir *stack_find(struct ovl_inode *dir, unsigned int layer);
+/*
+ * The path of @name in @dir from the root of a layer that @dir is in; owned by the caller.
+ * @topology_held: the caller has ovl.topology.
+ */
+int layer_path(struct ovl *o, struct ovl_inode *dir, unsigned int layer, const char *name,
+	       bool topology_held, char **out);
 
 /* metacopy.c: files whose data is elsewhere than their topmost object. */
 /* @layer 0: not known yet. NULL: no memory. */
@@ -535,12 +541,6 @@ struct looked_up {
 /* Looks @name up in the layers of @dir. -ENOENT. Touches no inode. */
 int lookup_real(struct ovl *o, struct ovl_inode *dir, const char *name, struct looked_up *out);
 void looked_up_free(struct looked_up *l);
-/*
- * The path of @name in @dir from the root of a layer that @dir is in; owned by the caller.
- * @topology_held: the caller has ovl.topology.
- */
-int layer_path(struct ovl *o, struct ovl_inode *dir, unsigned int layer, const char *name,
-	       bool topology_held, char **out);
 /* Whether some lower layer of @dir shows @name: a whiteout is needed to hide it. */
 bool lower_has(struct ovl *o, struct ovl_inode *dir, const char *name, bool topology_held);
 /* Whether an object may be made at a name. */

@@ -269,58 +269,6 @@ static int look_path(struct walk *w, struct layer *layer, struct found *f)
 	}
 }
 
-int layer_path(struct ovl *o, struct ovl_inode *dir, unsigned int layer, const char *name,
-	       bool topology_held, char **out)
-{
-	size_t size = strlen(name) + 1;
-	char *path = NULL;
-	int err = 0;
-
-	if (!topology_held)
-		pthread_rwlock_rdlock(&o->topology);
-	/* twice: to count, and to fill from the end */
-	for (int pass = 0; pass < 2 && err == 0; pass++) {
-		size_t pos = size;
-
-		if (pass == 1) {
-			path = malloc(size);
-			if (!path) {
-				err = -ENOMEM;
-				break;
-			}
-			pos -= strlen(name) + 1;
-			memcpy(path + pos, name, strlen(name) + 1);
-		}
-		for (struct ovl_inode *d = dir; d != o->root;) {
-			struct real_dir *real = stack_find(d, layer);
-			const char *part;
-
-			if (!real || !d->names || d->self) {
-				err = -ESTALE;
-				break;
-			}
-			part = real->path ? real->path : d->names->text;
-			if (pass == 0) {
-				size += strlen(part) + 1;
-			} else {
-				path[--pos] = '/';
-				pos -= strlen(part);
-				memcpy(path + pos, part, strlen(part));
-			}
-			if (real->path)
-				break;
-			d = d->names->parent;
-		}
-	}
-	if (!topology_held)
-		pthread_rwlock_unlock(&o->topology);
-	if (err < 0)
-		free(path);
-	else
-		*out = path;
-	return err;
-}
-
 /* Where in its layer something was found: NULL for the plain name in the parent's directory. */
 static int found_path(struct ovl *o, struct ovl_inode *dir, unsigned int layer, const char *used,
 		      bool redirected, char **out)
