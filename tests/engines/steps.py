@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: MIT
 """The steps of a build: each is a shell script, and makes one layer.
 
-They run in an engine's build on either driver, and in a chroot on a plain directory.
+They run in an engine's build on either driver, and in a chroot on a plain directory. A new time is
+one that is named: archives have whole seconds, and two steps may be done in one.
 """
 
 import os
@@ -28,7 +29,8 @@ STEPS = {
     """,
     "change": r"""
         echo more >> /w/f/1; echo other > /w/f/2; : > /w/f/3; truncate -s 1000 /w/f/4
-        touch /w/f/5; echo x | dd of=/w/s/sparse bs=1 seek=6M conv=notrunc 2>/dev/null
+        touch -d '2001-02-03 04:05:06' /w/f/5
+        echo x | dd of=/w/s/sparse bs=1 seek=6M conv=notrunc 2>/dev/null
         echo through > /w/l/rel; echo long > /w/n/new; echo more >> '/w/n/naïve café'
         echo copied-up >> /w/d/sgid/file; echo copied-up >> /w/d/own/sub/file
         echo copied-up >> /w/d/sticky/sub/file; mkdir /w/d/sgid/dir; echo new > /w/d/sgid/new
@@ -70,7 +72,8 @@ STEPS = {
     """,
     "modes-kept": r"""
         mv /w/x/tool /w/x/moved-tool; chmod 700 /w/x/caps; echo more > /w/d/own/new
-        mv /w/d/sticky /w/d/was-sticky; touch /w/f/1; echo more >> /w/f/9; rm /w/x/named
+        mv /w/d/sticky /w/d/was-sticky; touch -d '2002-03-04 05:06:07' /w/f/1
+        echo more >> /w/f/9; rm /w/x/named
     """,
     "hardlink": r"""
         ln /w/h/a0 /w/h/a1; echo n > /w/h/n0; ln /w/h/n0 /w/h/n1; ln -s f1 /w/h/soft

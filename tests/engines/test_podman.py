@@ -120,8 +120,8 @@ def test_program_understands_in_silence_what_engines_ask_for(program, base_tar, 
         engine.use(spy, ['mountopt = "nodev,lazytime"'])
         engine.import_base(base_tar)
         engine.sh(BASE, "echo x > /v/x", "-v", f"{folder_of(engine)}:/v:O")
-        engine.podman("run", "--name", "c", BASE, "touch", "/x")
-        engine.podman("diff", "c")
+        engine.podman("run", "--name", CHANGED, BASE, "touch", "/x")
+        engine.podman("diff", CHANGED)
     words = set(re.split(r"[\s,]", asked.read_text()))
     assert {"volatile", "private", "lazytime", ""} <= words
     assert said.read_text() == ""
@@ -143,11 +143,15 @@ def test_exec_in_a_running_container(engine, container):
     assert engine.podman("exec", "c", "cat", "/made/b") == "a\n"
 
 
+# podman diff takes a name for the beginning of an image's id where it can
+CHANGED = "whose-name-is-no-id"
+
+
 @ALL
 def test_diff_tells_what_changed(engine):
     script = "echo x > /etc/new; rm /etc/group; echo y >> /etc/passwd; chmod 711 /root"
-    engine.podman("run", "--name", "c", BASE, "sh", "-ec", script)
-    changes = set(engine.podman("diff", "c").splitlines())
+    engine.podman("run", "--name", CHANGED, BASE, "sh", "-ec", script)
+    changes = set(engine.podman("diff", CHANGED).splitlines())
     assert {"A /etc/new", "D /etc/group", "C /etc/passwd", "C /etc", "C /root"} <= changes
     assert not [line for line in changes if line[2:].startswith(("/bin/", "/lib", "/usr"))]
 
