@@ -36,6 +36,7 @@ class Docker:
         self.socket = f"unix://{self.base}/sock"
         self.env = environment(self.base, self.base, {"DOCKER_HOST": self.socket})
         self.env["DOCKER_BUILDKIT"] = "0"
+        self.env["TMPDIR"] = str(self.base)  # containerd leaves its stacks there when it is killed
         self.process = None
 
     def start(self):
