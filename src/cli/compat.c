@@ -88,7 +88,7 @@ static void read_flag(struct command *c, const char *word)
 		}
 		return;
 	}
-	fprintf(stderr, "unknown argument ignored: %s\n", word);
+	mount_say_ignored(word);
 }
 
 /* Not getopt(3): it takes "-foo" apart, and has no way to let an unknown word pass whole. */

@@ -199,7 +199,7 @@ static void say_failure(const char *message, int err)
 }
 
 /* Not an error, and not a line of the log: engines look for these words. */
-static void say_ignored(const char *word)
+void mount_say_ignored(const char *word)
 {
 	fprintf(stderr, "unknown argument ignored: %s\n", word);
 }
@@ -212,7 +212,7 @@ static int read_options(const struct mount_args *args, const struct caller *call
 
 	options_init(options, caller->dialect);
 	options->sloppy = args->sloppy;
-	options->ignored = args->sloppy ? NULL : say_ignored;
+	options->ignored = args->sloppy ? NULL : mount_say_ignored;
 	if (caller->dialect == OPTIONS_OF_FUSE_OVERLAYFS)
 		compat_read_environment(options);
 	if (caller->first_list)

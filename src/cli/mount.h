@@ -27,6 +27,9 @@ struct mount_args {
 int mount_args_add_list(struct mount_args *args, const char *list);
 void mount_args_free(struct mount_args *args);
 
+/* Tells of a word that nobody knows, which is no mistake. */
+void mount_say_ignored(const char *word);
+
 struct options;
 /* What fuse-overlayfs is told by the environment. */
 void compat_read_environment(struct options *o);

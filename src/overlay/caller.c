@@ -9,9 +9,6 @@
 #include "overlay/internal.h"
 #include "util/idmap.h"
 
-/* The inode of the first user namespace: PROC_USER_INIT_INO of the kernel. */
-#define FIRST_USERNS 0xEFFFFFFDU
-
 /* Numbers of callers mean nothing in the /proc of another pid namespace. */
 static bool proc_is_ours(void)
 {
@@ -107,7 +104,7 @@ bool caller_keeps_setid(const struct ovl_caller *caller)
 {
 	unsigned int capability = CAP_FSETID;
 
-	return userns_of(caller) == FIRST_USERNS &&
+	return userns_of(caller) == USER_NS_INIT_INO &&
 	       scan(caller, "status", sees_capability, &capability);
 }
 

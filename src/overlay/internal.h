@@ -579,6 +579,9 @@ int drop_suidgid(struct ovl *o, const struct ovl_caller *caller, struct ovl_inod
 /* A mode without these bits. */
 mode_t mode_without_suidgid(const struct ovl_caller *caller, const struct statx *st);
 
+/* Inode of the initial user namespace (linux/proc_ns.h, PROC_USER_INIT_INO). */
+#define USER_NS_INIT_INO 0xEFFFFFFDU
+
 /* caller.c: what FUSE does not say about a caller. */
 /*
  * Whether it is being killed. FUSE interrupts requests for any signal, but open(2) of a file on a

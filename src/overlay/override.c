@@ -375,13 +375,24 @@ int object_own_mode(struct ovl *o, int dirfd, const char *name, mode_t mode)
 /* --- objects that are there
  * ---------------------------------------------------------------------*/
 
-int object_stat(struct ovl *o, int dirfd, const char *name, struct statx *st)
+/* As shown, and the mode that an object of upper really has. */
+static int stat_both(struct ovl *o, int dirfd, const char *name, struct statx *st, mode_t *real)
 {
 	int err = at_statx(dirfd, name, st);
 
-	if (err == 0 && override_in_upper(o))
-		err = min(override_show(&o->layers[0], dirfd, name, st), 0);
-	return err;
+	if (err < 0)
+		return err;
+	*real = st->stx_mode;
+	return min(override_show(&o->layers[0], dirfd, name, st), 0);
+}
+
+int object_stat(struct ovl *o, int dirfd, const char *name, struct statx *st)
+{
+	mode_t real;
+
+	if (!override_in_upper(o))
+		return at_statx(dirfd, name, st);
+	return stat_both(o, dirfd, name, st, &real);
 }
 
 /* An access ACL follows a new mode. */
@@ -443,17 +454,6 @@ static int change(struct ovl *o, int dirfd, const char *name, mode_t real,
 	if (S_ISLNK(real) || err < 0 || (real & 07777) == wanted || is_root(o, dirfd, name))
 		return err; /* symlinks have no mode */
 	return at_chmod(dirfd, name, wanted);
-}
-
-/* As shown, and the mode that an object of upper really has. */
-static int stat_both(struct ovl *o, int dirfd, const char *name, struct statx *st, mode_t *real)
-{
-	int err = at_statx(dirfd, name, st);
-
-	if (err < 0)
-		return err;
-	*real = st->stx_mode;
-	return min(override_show(&o->layers[0], dirfd, name, st), 0);
 }
 
 int override_setattr(struct ovl *o, const struct ovl_caller *caller, int dirfd, const char *name,

@@ -25,9 +25,6 @@
 #define LOCK_WAIT_MS 2000
 #define LOCK_POLL_MS 5
 
-/* Inode of the initial user namespace (linux/proc_ns.h, PROC_USER_INIT_INO). */
-#define USER_NS_INIT_INO 0xEFFFFFFDU
-
 struct opening {
 	struct ovl *o;
 	const struct ovl_config *config;

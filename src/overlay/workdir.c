@@ -393,10 +393,9 @@ int whiteout_at(struct ovl *o, struct ovl_inode *dir, struct layer_ref *upper, c
 	int dirfd = layer_fd(upper);
 	int err;
 
-	if (o->whiteouts_are_files) {
-		err = wh_put(o, dir, upper, name);
-		return err >= 0 && replace ? at_unlink(dirfd, name, 0) : min(err, 0);
-	}
+	if (o->whiteouts_are_files)
+		return replace ? whiteout_to_file(o, dir, upper, name)
+			       : min(wh_put(o, dir, upper, name), 0);
 	if (!replace) {
 		err = link_shared(o, dirfd, name);
 		if (err != -EMLINK)
