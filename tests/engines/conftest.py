@@ -24,7 +24,7 @@ HERE = os.path.dirname(__file__)
 sys.path[:0] = [HERE, os.path.join(HERE, "../integration")]
 import engines_testlib as lib  # noqa: E402
 import engines_world as world  # noqa: E402
-from plyfs_testlib import remove_tree  # noqa: E402
+from plyfs_testlib import remove_tree, wait_for_child  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]
 DEFAULT_LIMIT = 120  # seconds a test may take
@@ -66,7 +66,7 @@ def pytest_cmdline_main(config):
         lib.settings.program = scratch / "bin" / "fuse-overlayfs"
         return None
     try:
-        return world.wait_for_child(first)
+        return wait_for_child(first)
     finally:
         world.remove_cgroups(scratch.name)
         remove_tree(scratch)

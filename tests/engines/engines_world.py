@@ -34,7 +34,7 @@ def enter(scratch):
     first = os.fork()
     if first:
         global _status
-        _status = wait_for_child(first)
+        _status = base.wait_for_child(first)
         return False
     base.check(base.libc.prctl(base.PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0))
     base.sys_mount("none", "/", "", base.MS_REC | base.MS_PRIVATE)
@@ -45,23 +45,12 @@ def enter(scratch):
     add_users(scratch)
     run = os.fork()
     if run:
-        os._exit(wait_for_child(run))
+        os._exit(base.wait_for_child(run))
     return True
 
 
 def end_status():
     return _status
-
-
-def wait_for_child(pid):
-    """Reap everything until this child has ended; its exit status."""
-    while True:
-        try:
-            done, status = os.wait()
-        except KeyboardInterrupt:
-            continue
-        if done == pid:
-            return os.WEXITSTATUS(status) if os.WIFEXITED(status) else 3
 
 
 # --- cgroups --------------------------------------------------------------------------------------

@@ -94,27 +94,10 @@ def prepare_namespace(scratch, level):
             lib.sys_mount(copy, f"/etc/{name}", "", lib.MS_BIND)
 
 
-def enter_user_namespace():
-    """Become root of a user namespace of 65536 ids; a child that stayed outside writes the maps."""
-    ready_r, ready_w = os.pipe()
-    done_r, done_w = os.pipe()
-    target = os.getpid()
-    pid = os.fork()
-    if pid == 0:
-        os.read(ready_r, 1)
-        write_file(f"/proc/{target}/uid_map", f"0 {SUBORDINATE} 65536\n")
-        write_file(f"/proc/{target}/gid_map", f"0 {SUBORDINATE} 65536\n")
-        os.write(done_w, b"x")
-        os._exit(0)
-    lib.unshare(lib.CLONE_NEWUSER | lib.CLONE_NEWNS)
-    os.write(ready_w, b"x")
-    ok = os.read(done_r, 1)
-    os.waitpid(pid, 0)
-    for fd in (ready_r, ready_w, done_r, done_w):
-        os.close(fd)
-    if not ok:
-        raise RuntimeError("the maps of the user namespace could not be written")
-    lib.drop_privileges(0, 0, [])
+def write_maps(pid):
+    """65536 ids."""
+    write_file(f"/proc/{pid}/uid_map", f"0 {SUBORDINATE} 65536\n")
+    write_file(f"/proc/{pid}/gid_map", f"0 {SUBORDINATE} 65536\n")
 
 
 def enter_level(scratch, level):
@@ -122,7 +105,7 @@ def enter_level(scratch, level):
         raise pytest.UsageError("the integration tests start as root (they drop it themselves)")
     prepare_namespace(scratch, level)
     if level == "userns":
-        enter_user_namespace()
+        lib.enter_user_namespace(write_maps)
     elif level == "user":
         lib.drop_privileges(LEVEL_UID, LEVEL_UID, [])
         # a process that changed its ids is not dumpable: /proc/self would belong to root
@@ -159,7 +142,7 @@ def pytest_cmdline_main(config):
         s.plyfs = program
         return None
     try:
-        status = wait_child(pid)
+        status = lib.wait_for_child(pid)
     finally:
         end_orphans()
         lib.remove_tree(scratch)
@@ -178,16 +161,6 @@ def copy_program(path, scratch, needed):
             lib.remove_tree(scratch)
             raise pytest.UsageError(f"no program to test at {path}: {e}: build it or give --plyfs")
     return copy
-
-
-def wait_child(pid):
-    while True:
-        try:
-            done, status = os.wait()
-        except KeyboardInterrupt:
-            continue
-        if done == pid:
-            return os.waitstatus_to_exitcode(status) if not os.WIFSIGNALED(status) else 3
 
 
 def end_orphans():
@@ -246,7 +219,7 @@ def scratch(request, watchdog):
     """A temporary directory of the test, where the layers lie; a time limit; sanitizer reports."""
     mark = request.node.get_closest_marker("limit")
     seconds = mark.args[0] if mark else DEFAULT_LIMIT
-    if os.environ.get("PLYFS_SLOW_BUILD"):
+    if lib.SLOW_BUILD:
         seconds *= 4
     s = lib.settings
     parent = s.tmpfs if s.backing == "tmpfs" else s.scratch

@@ -23,6 +23,7 @@ import subprocess
 import sys
 import threading
 import time
+import traceback
 from pathlib import Path
 
 libc = ctypes.CDLL(None, use_errno=True)
@@ -310,6 +311,47 @@ def drop_privileges(uid, gid, groups):
     os.setgroups(list(groups))
     os.setresgid(gid, gid, gid)
     os.setresuid(uid, uid, uid)
+
+
+def wait_for_child(pid):
+    """Reap everything until this child has ended; its exit status."""
+    while True:
+        try:
+            done, status = os.wait()
+        except KeyboardInterrupt:
+            continue
+        if done == pid:
+            return os.WEXITSTATUS(status) if os.WIFEXITED(status) else 3
+
+
+def enter_user_namespace(write_maps):
+    """Become root of a new user namespace, in a new mount namespace.
+
+    write_maps(pid) gives it its ids, in a child that stays outside.
+    """
+    ready_r, ready_w = os.pipe()
+    done_r, done_w = os.pipe()
+    target = os.getpid()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.close(ready_w)
+            os.read(ready_r, 1)
+            write_maps(target)
+            os.write(done_w, b"x")
+        except BaseException:
+            traceback.print_exc()
+        os._exit(0)
+    os.close(done_w)
+    unshare(CLONE_NEWUSER | CLONE_NEWNS)
+    os.write(ready_w, b"x")
+    ok = os.read(done_r, 1)
+    os.waitpid(pid, 0)
+    for fd in (ready_r, ready_w, done_r):
+        os.close(fd)
+    if not ok:
+        raise RuntimeError("the maps of the user namespace could not be written")
+    drop_privileges(0, 0, [])
 
 
 def in_child(function, *args, uid=None, gid=None, groups=(), umask=None, cwd=None, root=None):
@@ -608,8 +650,9 @@ class Daemon:
         return len(os.listdir(f"/proc/{self.pid}/task"))
 
 
-# Whether time does not matter.
+# Whether time does not matter, and whether the program under test is one with a sanitizer.
 LONG = bool(os.environ.get("PLYFS_LONG"))
+SLOW_BUILD = bool(os.environ.get("PLYFS_SLOW_BUILD"))
 
 
 class Settings:

@@ -62,30 +62,11 @@ def _prepare(scratch, fuse_conf, device_mode):
         lib.sys_mount(conf, "/etc/fuse.conf", "", lib.MS_BIND)
 
 
-def _map_with_subids():
-    """unshare(2), and a child of ours that stayed outside asks the setuid programs for the maps."""
-    target = str(os.getpid())
-    ready_r, ready_w = os.pipe()
-    done_r, done_w = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        os.close(ready_w)
-        os.read(ready_r, 1)
-        ok = True
-        for program in ("newuidmap", "newgidmap"):
-            numbers = [0, UID, 1, 1, SUBIDS, SUBID_COUNT]
-            ok = ok and not subprocess.run([program, target, *map(str, numbers)]).returncode
-        os.write(done_w, b"x" if ok else b"-")
-        os._exit(0)
-    lib.unshare(lib.CLONE_NEWUSER | lib.CLONE_NEWNS)
-    os.write(ready_w, b"x")
-    ok = os.read(done_r, 1)
-    os.waitpid(pid, 0)
-    for fd in (ready_r, ready_w, done_r, done_w):
-        os.close(fd)
-    if ok != b"x":
-        raise RuntimeError("newuidmap or newgidmap failed")
-    lib.drop_privileges(0, 0, [])
+def _write_maps(pid):
+    """By the setuid programs, as a user has to."""
+    for program in ("newuidmap", "newgidmap"):
+        numbers = [pid, 0, UID, 1, 1, SUBIDS, SUBID_COUNT]
+        subprocess.run([program, *map(str, numbers)], check=True)
 
 
 def _map_single(inside):
@@ -98,7 +79,7 @@ def _map_single(inside):
 def enter_namespace(kind, inside=0):
     """From an ordinary user to root of his namespace."""
     if kind == "subids":
-        _map_with_subids()
+        lib.enter_user_namespace(_write_maps)
     elif kind == "single":
         _map_single(inside)
 

@@ -10,9 +10,8 @@ import threading
 import plyfs_testlib as lib
 import pytest
 import storm
-from plyfs_testlib import append, mkdir, names, opened, read, write
+from plyfs_testlib import SLOW_BUILD, append, mkdir, names, opened, read, write
 
-SLOW_BUILD = bool(os.environ.get("PLYFS_SLOW_BUILD"))
 WORKERS = 4
 
 

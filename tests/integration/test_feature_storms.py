@@ -13,14 +13,13 @@ import storm
 from storm_crash import WORKERS, again_and_again, check_all, kept_layers, workers_for
 
 pytestmark = pytest.mark.root("trusted xattrs hold the marks")
-SLOW_BUILD = bool(os.environ.get("PLYFS_SLOW_BUILD"))
 OPTIONS = ["redirect_dir=on", "metacopy=on", "metacopy=on,index=on"]
 STEPS = 120
 
 
 @pytest.mark.limit(120)
 @pytest.mark.parametrize("options", OPTIONS)
-@pytest.mark.parametrize("seed", range(2 if SLOW_BUILD else 4))
+@pytest.mark.parametrize("seed", range(2 if lib.SLOW_BUILD else 4))
 def test_concurrent_changes_in_own_directories(union, seed, options):
     lowers = [union.lower(0), union.lower(1)]
     models = [storm.make_layers(lowers, str(w)) for w in range(WORKERS)]

@@ -15,7 +15,6 @@ import rootless
 from plyfs_testlib import layer_options, read, write
 from test_rootless import Layers, reaped, served, unmount
 
-SLOW_BUILD = bool(os.environ.get("PLYFS_SLOW_BUILD"))
 
 pytestmark = pytest.mark.plyfs_only("a property of the server")
 
@@ -166,7 +165,7 @@ def refused(result, *mentions):
     status, said = result
     assert status != 0
     lines = said.splitlines()
-    if SLOW_BUILD:  # a sanitizer has its own things to say of what is missing
+    if lib.SLOW_BUILD:  # a sanitizer has its own things to say of what is missing
         lines = [line for line in lines if line.startswith("plyfs: ")]
     assert len(lines) == 1, said
     for text in mentions:
