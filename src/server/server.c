@@ -106,6 +106,12 @@ static void choose_view(struct server *s, const struct server_config *config)
 		    s->hides_acl;
 }
 
+/* How data gets through in the end; before INIT is negotiated, whose flags follow from it. */
+static void choose_io(struct server *s)
+{
+	s->io = SERVER_IO_CACHED;
+}
+
 int server_mount(const struct server_config *config, struct ovl *o, struct server **out,
 		 char *message, size_t size)
 {
@@ -134,6 +140,7 @@ int server_mount(const struct server_config *config, struct ovl *o, struct serve
 	s->view = config->view;
 	server_set_timeout(s, config->timeout);
 	choose_view(s, config);
+	choose_io(s);
 	server_dirs_init(&s->dirs);
 	fuse_session_block_signals(&signals);
 	err = ovl_get_features(o)->nfs_export ? server_exports_new(o, &s->exports) : 0;
