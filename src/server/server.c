@@ -72,9 +72,12 @@ static int start_session(struct server *s, const struct server_config *config)
 		.report = report,
 		.allowed = s->allow_root ? allowed : NULL,
 	};
+	int err;
 
 	if (ovl_has_acl(s->o) && !s->no_acl)
 		session.want.flags |= FUSE_POSIX_ACL;
+	if (s->io == SERVER_IO_PASSTHROUGH)
+		session.want.flags |= FUSE_PASSTHROUGH;
 	/* With it requests do not say any more who makes them, which allow_root has to know. */
 	if (!s->allow_root)
 		session.want.flags |= FUSE_ALLOW_IDMAP;
@@ -83,7 +86,8 @@ static int start_session(struct server *s, const struct server_config *config)
 	 * change. */
 	if (!s->coherent)
 		session.want.flags |= FUSE_AUTO_INVAL_DATA;
-	return fuse_session_create(&session, &s->session);
+	err = fuse_backing_init(&s->backing, s->mount.fd);
+	return err ? err : fuse_session_create(&session, &s->session);
 }
 
 /* What is mapped not at all costs nothing. */
@@ -104,12 +108,6 @@ static void choose_view(struct server *s, const struct server_config *config)
 	s->hides_acl = s->no_acl && ovl_has_acl(s->o);
 	s->alters = s->uids || s->gids || s->static_nlink || s->counts_links || s->ino32 ||
 		    s->hides_acl;
-}
-
-/* How data gets through in the end; before INIT is negotiated, whose flags follow from it. */
-static void choose_io(struct server *s)
-{
-	s->io = SERVER_IO_CACHED;
 }
 
 int server_mount(const struct server_config *config, struct ovl *o, struct server **out,
@@ -140,7 +138,7 @@ int server_mount(const struct server_config *config, struct ovl *o, struct serve
 	s->view = config->view;
 	server_set_timeout(s, config->timeout);
 	choose_view(s, config);
-	choose_io(s);
+	server_choose_io(s, config);
 	server_dirs_init(&s->dirs);
 	fuse_session_block_signals(&signals);
 	err = ovl_get_features(o)->nfs_export ? server_exports_new(o, &s->exports) : 0;
@@ -192,6 +190,7 @@ void server_free(struct server *s)
 		ovl_closedir(s->o, dir);
 	server_dirs_destroy(&s->dirs);
 	server_exports_free(s->exports);
+	server_opens_free(s->opens);
 	fuse_session_free(s->session);
 	fuse_mount_free(&s->mount);
 	free(s);
