@@ -82,6 +82,17 @@ const char cli_help_text[] =
 	"  fsname=NAME             the source shown in the mount table\n"                          \
 	"  subtype=NAME            the type shown is fuse.NAME\n"                                  \
 	"  debug                   log each request\n"                                             \
+	"\n"                                                                                       \
+	"How data and requests get through:\n"                                                     \
+	"  io=auto|passthrough|cached\n"                                                           \
+	"                          the kernel reads and writes the real files itself, or its\n"    \
+	"                          page cache is in front of them\n"                               \
+	"  passthrough=upper|all   with all, readers of lower files share their page cache\n"      \
+	"  writeback=1|0           cached: written data may stay in the kernel for a while\n"      \
+	"  transport=auto|dev|uring\n"                                                             \
+	"                          requests come by /dev/fuse or by io_uring\n"                    \
+	"\n"                                                                                       \
+	"Flags:\n"                                                                                 \
 	"  ro rw suid nosuid dev nodev exec noexec atime noatime relatime ... as in mount(8)\n"
 
 #define COMPAT_OPTIONS_TEXT                                                                        \
@@ -95,6 +106,8 @@ const char cli_help_text[] =
 	"The mount:\n"                                                                             \
 	"  timeout=SECONDS         how long the kernel may cache names and attributes\n"           \
 	"  fsync=0|1 volatile      whether anything is synced\n"                                   \
+	"  writeback=0|1 io= passthrough= transport=\n"                                            \
+	"                          as for plyfs mount\n"                                           \
 	"  max_threads=NUMBER      how many threads serve at most\n"                               \
 	"  allow_other allow_root debug ro suid dev exec noatime ...\n"                            \
 	"                          as for plyfs mount, also lowerdir+= datadir+= userxattr\n"      \

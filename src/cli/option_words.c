@@ -195,6 +195,28 @@ static int read_switch(struct option_reader *r, const struct option_word *w, cha
 	return 0;
 }
 
+/* One of the words in @accepted, each with its meaning, for an enum. */
+static int read_choice(struct option_reader *r, const struct option_word *w, char *value)
+{
+	int n = index_in(w->accepted, value);
+
+	if (n < 0)
+		return option_fail(r, "%s=%s: no such value (accepted: %s)", w->name, value,
+				   w->accepted);
+	*(unsigned int *)((char *)r->o + w->offset) = (unsigned int)w->meanings[n];
+	return 0;
+}
+
+static int read_passthrough(struct option_reader *r, const struct option_word *w, char *value)
+{
+	int n = index_in(w->accepted, value);
+
+	if (n < 0)
+		return option_fail(r, "passthrough=%s: it is upper or all", value);
+	r->o->passthrough_all = n;
+	return 0;
+}
+
 /* A label in quotes, because it holds commas, or one in which they are protected. */
 static int read_context(struct option_reader *r, const struct option_word *w, char *value)
 {
@@ -369,6 +391,17 @@ const struct option_word option_words[] = {
 	{ "timeout", VALUE, read_timeout },
 	{ "debug", ALONE, read_debug },
 
+	/* How requests and data get through. */
+	{ "io", VALUE, read_choice, .accepted = "auto passthrough cached",
+	  .meanings = { SERVER_IO_AUTO, SERVER_IO_PASSTHROUGH, SERVER_IO_CACHED },
+	  .offset = offsetof(struct options, io) },
+	{ "passthrough", VALUE, read_passthrough, .accepted = "upper all" },
+	{ "writeback", EITHER, read_switch, .accepted = "0 1",
+	  .offset = offsetof(struct options, writeback) },
+	{ "transport", VALUE, read_choice, .accepted = "auto dev uring",
+	  .meanings = { SERVER_TRANSPORT_AUTO, SERVER_TRANSPORT_DEV, SERVER_TRANSPORT_URING },
+	  .offset = offsetof(struct options, transport) },
+
 	/* fuse-overlayfs' own. */
 	{ "uidmapping", VALUE, read_uidmapping },
 	{ "gidmapping", VALUE, read_gidmapping },
@@ -387,7 +420,6 @@ const struct option_word option_words[] = {
 	  .offset = offsetof(struct options, no_xattrs) },
 	{ "max_threads", VALUE, read_max_threads, .in = IN_COMPAT },
 	{ "threaded", EITHER, option_ignore, .in = IN_COMPAT },
-	{ "writeback", EITHER, option_ignore, .in = IN_COMPAT },
 	{ "fast_ino", EITHER, option_ignore, .in = IN_COMPAT },
 	{ "fast_ino_check", EITHER, option_ignore, .in = IN_COMPAT },
 	{ "plugins", EITHER, option_ignore, .in = IN_COMPAT },

@@ -338,7 +338,7 @@ unsigned long options_remount_flags(const struct options *o, unsigned long now)
 
 void options_init(struct options *o, enum option_dialect dialect)
 {
-	*o = (struct options){ .timeout = -1, .dialect = dialect };
+	*o = (struct options){ .timeout = -1, .writeback = true, .dialect = dialect };
 	o->compat.whiteout_files = is_compat(o);
 	o->compat.unmarked_volatile = is_compat(o);
 	o->compat.shares_upper = is_compat(o);

@@ -23,6 +23,7 @@
 #include <stdio.h>
 
 #include "overlay/ovl.h"
+#include "server/server.h"
 #include "util/idmap.h"
 
 /* Whose words they are. */
@@ -47,6 +48,10 @@ struct options {
 	char *source;        /* fsname= or source=, else NULL */
 	char *subtype;       /* NULL: the default */
 	double timeout;      /* seconds; < 0: for ever */
+	enum server_io io;
+	enum server_transport transport;
+	bool passthrough_all;
+	bool writeback; /* where io= is not passthrough */
 	struct ovl_features features;
 	unsigned int given; /* enum ovl_given */
 	struct ovl_compat compat;

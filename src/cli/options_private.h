@@ -33,7 +33,7 @@ struct option_word {
 	int meanings[5]; /* of each value */
 	void (*feature)(struct ovl_features *f, int meaning);
 	unsigned int given; /* enum ovl_given */
-	size_t offset;      /* of the bool, or of the string, in struct options that is set */
+	size_t offset;      /* of the bool, string or enum in struct options that is set */
 	enum { IN_BOTH, IN_PLYFS, IN_COMPAT } in; /* of which dialects */
 };
 

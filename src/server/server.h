@@ -28,6 +28,20 @@ struct server_hook {
 
 void server_attr_changed(void *hook, uint64_t node, bool listing);
 
+/* How the data of regular files gets to their readers; see docs/performance.md. */
+enum server_io {
+	SERVER_IO_AUTO,
+	SERVER_IO_PASSTHROUGH, /* the kernel reads and writes the real files itself, where it can */
+	SERVER_IO_CACHED,      /* through its page cache; open and close need no request */
+};
+
+/* How requests come in. */
+enum server_transport {
+	SERVER_TRANSPORT_AUTO,
+	SERVER_TRANSPORT_DEV,   /* read(2) and write(2) on /dev/fuse */
+	SERVER_TRANSPORT_URING, /* a ring for each CPU */
+};
+
 struct server_config {
 	const char *mountpoint;
 	const char *source;        /* shown in the mount table; default "plyfs" */
@@ -41,7 +55,11 @@ struct server_config {
 	 */
 	bool allow_root;
 	double timeout; /* seconds the kernel may cache entries and attributes; < 0: for ever */
-	bool debug;     /* log each request with its reply and time */
+	enum server_io io;
+	bool passthrough_all; /* lower files of a writable mount too, for readers */
+	bool no_writeback;    /* cached: every write(2) reaches us before it returns */
+	enum server_transport transport;
+	bool debug;                /* log each request with its reply and time */
 	struct server_hook *hook;  /* may be NULL */
 	const struct id_map *uids; /* borrowed until server_free(); NULL: none */
 	const struct id_map *gids;
