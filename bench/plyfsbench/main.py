@@ -2,6 +2,7 @@
 """The command: what to run from its options, and where the results go."""
 
 import argparse
+import contextlib
 import dataclasses
 import datetime
 import fnmatch
@@ -169,9 +170,11 @@ def run(args, scratch):
     plyfs = machine.copy_program(args.plyfs, scratch)
     facts = machine.facts()
     uring = wanted("plyfs-uring", args.systems) and args.rootless != "1"
-    with machine.filesystem(scratch, args.fs) as disk, machine.uring_enabled(uring):
-        tree = trees.Trees(disk, ops, args.scale)
-        bench = Bench(tree, ops, disk, args.timeout)
+    with contextlib.ExitStack() as stack:
+        disk = stack.enter_context(machine.filesystem(scratch, args.fs))
+        stack.enter_context(machine.uring_enabled(uring))
+        all_trees = stack.enter_context(contextlib.closing(trees.Trees(disk, ops, args.scale)))
+        bench = Bench(all_trees, ops, disk, args.timeout)
         say(f"seed {args.seed}, scale {args.scale:g}, layers on {args.fs}, caches dropped host-wide")
         found, left_out = [], {}
         if args.rootless != "1":

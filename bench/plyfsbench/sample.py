@@ -2,13 +2,14 @@
 """One workload on one system, once: steps that are timed, bounded by a timeout, and checked."""
 
 import contextlib
-import itertools
 import os
-import shutil
 import subprocess
+import tempfile
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
+
+import plyfs_testlib as lib
 
 from . import machine
 from .systems import MountFailed, Stack
@@ -33,7 +34,6 @@ class Bench:
     scratch: Path
     timeout: float = 60.0
     may_drop_caches: bool = True
-    numbers: object = field(default_factory=itertools.count)
 
     def environment(self):
         """The same for everyone, and nothing of the caller's configuration."""
@@ -60,7 +60,7 @@ class Sample:
         self.prefix = prefix
         self.values, self.failures, self.skipped = {}, {}, set()
         self.mounted = None
-        self.place = Path(bench.scratch) / f"s{next(bench.numbers)}"
+        self.place = None  # of the union: a directory that goes with it
         self.output = Path(bench.scratch) / "output"
 
     # --- the mount ---------------------------------------------------------------------------------
@@ -76,10 +76,10 @@ class Sample:
             yield self
         finally:
             self.umount()
-            shutil.rmtree(self.place, ignore_errors=True)
+            lib.remove_tree(self.place)
 
     def prepare_union(self, tree, changes):
-        self.place.mkdir()
+        self.place = Path(tempfile.mkdtemp(prefix="s.", dir=self.bench.scratch))
         for name in ("upper", "work", "mnt"):
             (self.place / name).mkdir()
         merged = tree.merged

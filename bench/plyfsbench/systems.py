@@ -118,7 +118,6 @@ class System:
     mounts = True
     is_fuse = True
     is_plyfs = False
-    copies_up = True  # changes of what lies in lower layers are possible
     metacopy = None  # the options that ask for it
 
     def __init__(self, name, program=None, options=""):
@@ -236,10 +235,6 @@ class Branches(System):
         return [self.program, "-o", options, ":".join(branches), stack.point], "/"
 
 
-class Mergerfs(Branches):
-    copies_up = False
-
-
 def known(plyfs, peers=()):
     """Every system that this machine may have, in the order of the tables."""
     systems = [
@@ -250,8 +245,8 @@ def known(plyfs, peers=()):
         Plyfs("plyfs-cached", plyfs, "io=cached"),
         Plyfs("plyfs-uring", plyfs, "io=cached,transport=uring"),
         FuseOverlayfs("fuse-overlayfs", "fuse-overlayfs"),
-        Branches("unionfs", "unionfs", "cow"),
-        Mergerfs("mergerfs", "mergerfs", "category.create=ff"),
+        Branches("unionfs", "unionfs", "cow,hide_meta_files"),
+        Branches("mergerfs", "mergerfs", "category.create=ff"),
     ]
     for peer in peers:
         name, _, path = peer.rpartition("=")

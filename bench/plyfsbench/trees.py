@@ -32,9 +32,16 @@ class Tree:
 
 class Trees:
     def __init__(self, base, ops, scale):
-        self.base, self.ops, self.scale = Path(base), ops, scale
+        """Trees are made in base/making, and given out as base/trees: the same, but read-only. So
+        a system that writes to its lower layers spoils nobody else's.
+        """
+        self.ops, self.scale = ops, scale
+        self.base, self.making = Path(base) / "trees", Path(base) / "making"
         self.lists = Path(base) / "lists"
-        self.lists.mkdir()
+        for path in (self.base, self.making, self.lists):
+            path.mkdir()
+        lib.sys_mount(self.making, self.base, "", lib.MS_BIND)
+        lib.sys_mount("none", self.base, "", lib.MS_REMOUNT | lib.MS_BIND | lib.MS_RDONLY)
 
     def count(self, full, least=10):
         """So many of the full number as the scale of this run says."""
@@ -51,9 +58,19 @@ class Trees:
         subprocess.run([self.ops, *map(str, args)], check=True, timeout=300, stdout=subprocess.DEVNULL)
 
     def place(self, name):
-        place = self.base / name
+        place = self.making / name
         place.mkdir()
         return place
+
+    def tree(self, lowers, merged, *rest):
+        """A Tree of directories below "making", as it is given out."""
+        return Tree([self.given(p) for p in lowers], self.given(merged), *rest)
+
+    def given(self, path):
+        return self.base / path.relative_to(self.making)
+
+    def close(self):
+        lib.sys_umount(self.base, lib.MNT_DETACH)
 
     def make_files(self, root, paths, size=0, operation="create"):
         paths = list(paths)
@@ -89,7 +106,7 @@ class Trees:
         below |= {os.path.dirname(p) for p in below} - {""}
         # in the order of a walk, as programs meet them
         ordered = [f"t{d % 10}/d{d}/f{f}" for d in range(directories) for f in range(FILES_IN_DIRECTORY)]
-        return Tree(lowers, merged, ordered, links, size, len(below))
+        return self.tree(lowers, merged, ordered, links, size, len(below))
 
     @functools.cached_property
     def ten(self):
@@ -108,14 +125,14 @@ class Trees:
             (place / str(i)).mkdir()
             self.make_files(place / str(i), names[i::2])
         self.make_files(self.place("big-merged"), names)
-        return Tree([place / "0", place / "1"], self.base / "big-merged", names, [], 0, 1)
+        return self.tree([place / "0", place / "1"], self.making / "big-merged", names, [], 0, 1)
 
     def single(self, name, files, size, fanout=FILES_IN_DIRECTORY):
         """One lower layer, which is its own plain directory."""
         place = self.place(name)
         paths = [f"d{i // fanout}/f{i}" for i in range(files)]
         self.make_files(place, paths, size)
-        return Tree([place], place, paths, [], size, len({os.path.dirname(p) for p in paths}))
+        return self.tree([place], place, paths, [], size, len({os.path.dirname(p) for p in paths}))
 
     @functools.cached_property
     def plain(self):
@@ -138,18 +155,18 @@ class Trees:
         names = [f"large{i}" for i in range(self.count(8, 2))]
         for name in names:
             self.call("-s", size, "-b", lib.MIB, "write", place / name)
-        return Tree([place], place, names, [], size, 0)
+        return self.tree([place], place, names, [], size, 0)
 
     @functools.cached_property
     def empty(self):
         place = self.place("empty")
         (place / "below").mkdir()
-        return Tree([place], place, [], [], 0, 1)
+        return self.tree([place], place, [], [], 0, 1)
 
     @functools.cached_property
     def tar(self):
         """An archive of what "plain" holds."""
-        file = self.base / "plain.tar"
+        file = self.making / "plain.tar"
         command = ["tar", "-C", self.plain.merged, "-cf", file, "."]
         subprocess.run(command, check=True, timeout=300)
         return file
@@ -180,7 +197,7 @@ class Trees:
             write(path, "new")
         git("commit", "-q", "-a", "-m", "new")
         git("tag", "new")
-        return place, paths
+        return self.given(place), paths
 
     @functools.cached_property
     def sources(self):
@@ -210,7 +227,7 @@ class Trees:
             "program: $(OBJS)\n\t$(CC) -o $@ $(OBJS)\n"
             "obj/%.o: src/%.c common.h\n\t@mkdir -p obj\n\t$(CC) -O1 -I. -c -o $@ $<\n",
         )
-        return Tree([place], place, [f"src/unit{i}.c" for i in range(count)])
+        return self.tree([place], place, [f"src/unit{i}.c" for i in range(count)])
 
     @functools.cached_property
     def package(self):
@@ -223,7 +240,7 @@ class Trees:
             "Package: plyfs-bench\nVersion: 1\nArchitecture: all\nMaintainer: nobody <nobody@localhost>\n"
             "Description: files to unpack\n",
         )
-        file = self.base / "package.deb"
+        file = self.making / "package.deb"
         command = ["dpkg-deb", "--root-owner-group", "-Zgzip", "-z1", "-b", place, file]
         subprocess.run(command, check=True, timeout=120, capture_output=True)
         return file, paths
@@ -236,4 +253,4 @@ class Trees:
             (place / path).mkdir(parents=True, exist_ok=True)
         for name in ("status", "available"):
             lib.write(place / "var/lib/dpkg" / name)
-        return Tree([place], place)
+        return self.tree([place], place)
