@@ -19,12 +19,14 @@ import rootless
 
 import plyfs_testlib as lib
 
-from . import ROOT, chart, machine, report, systems, trees, workloads
+from . import ROOT, calibrate, chart, machine, report, systems, trees, workloads
 from .rounds import Job, Results, run_rounds
 from .sample import Bench, StepFailed, Sample
 
-FULL = {"scale": 1.0, "rounds": 9, "budget": 540, "timeout": 90}
-QUICK = {"scale": 0.1, "rounds": 3, "budget": 90, "timeout": 30}
+FULL = {"rounds": 9, "budget": 570, "timeout": 90}
+QUICK = {"rounds": 3, "budget": 110, "timeout": 30}
+FULL_SCALE, QUICK_SCALE = 1.0, 0.1  # at most
+FULL_ROUNDS, QUICK_ROUNDS = 3, 2  # that must fit into the budget
 
 
 def words(text):
@@ -47,7 +49,8 @@ def parse(arguments):
     add("--systems", default=env("SYSTEMS"), help="patterns of systems: overlay plyfs*")
     add("--peers", default=env("PEERS"), help="programs called as fuse-overlayfs is: PATH or NAME=PATH")
     add("--rounds", type=int, default=env("ROUNDS"), help="so many rounds, whatever time they take")
-    add("--scale", type=float, default=env("SCALE"), help="1: the numbers of files as documented")
+    add("--scale", type=float, default=env("SCALE"), 
+        help="1: the numbers of files as documented (default: as many as the time allows)")
     add("--budget", type=float, default=env("BUDGET"), help="seconds after which no round begins")
     add("--timeout", type=float, default=env("TIMEOUT"), help="seconds that one step may take")
     add("--seed", type=int, default=env("SEED"), help="of the order of systems")
@@ -68,8 +71,7 @@ def parse(arguments):
 
 def settle(args):
     defaults = QUICK if args.quick else FULL
-    if args.rounds and args.budget is None:
-        args.budget = float("inf")
+    args.rounds_given = args.rounds is not None
     for name, value in defaults.items():
         if getattr(args, name) is None:
             setattr(args, name, value)
@@ -154,18 +156,47 @@ def say(text):
     print(text, flush=True)
 
 
-def prepare_user_bench(bench):
-    """A directory of the user's, and what his workloads need, made before he is one."""
+def user_bench_of(bench):
+    """What samples of an ordinary user share: a directory of his, and no caches to drop."""
     place = Path(bench.scratch) / "user"
     place.mkdir()
     os.chown(place, rootless.UID, rootless.UID)
-    bench.trees.empty, bench.trees.tar  # noqa: B018
     return dataclasses.replace(bench, scratch=place, may_drop_caches=False)
+
+
+def find_systems(args, bench, user_bench, plyfs):
+    """(as root, as a user, {what is left out: why})"""
+    bench.trees.empty  # noqa: B018  a user cannot make it
+    found, users, left_out = [], [], {}
+    if args.rootless != "1":
+        found, left_out = choose(args, bench, systems.known(plyfs, args.peers), say)
+    if args.rootless is None or truth(args.rootless):
+        known = systems.known_rootless(plyfs, args.peers)
+        users, more = choose(args, user_bench, known, say, True)
+        left_out |= {f"rootless {name}": why for name, why in more.items()}
+    return found, users, left_out
+
+
+def settle_scale(args, jobs, bench, place, started):
+    """What the user said, or what this machine can do in the time."""
+    if args.scale is None:
+        most, rounds = (QUICK_SCALE, QUICK_ROUNDS) if args.quick else (FULL_SCALE, FULL_ROUNDS)
+        tree10 = next(w for w in workloads.load() if w.name == "tree10")
+        trial = Job(tree10, jobs[0].systems, "tree10/", dataclasses.replace(bench))
+        share = sum(j.workload.weight for j in jobs) / sum(w.weight for w in workloads.load())
+        left = args.budget - (time.monotonic() - started)
+        args.scale = calibrate.choose_scale(
+            trial, share, place, most, rounds, left, random.Random(args.seed)
+        )
+        say(f"scale {args.scale:g}: so that {rounds} rounds should be done in {args.budget:.0f} s")
+    bench.trees.scale = args.scale
+    if any(job.as_user for job in jobs):
+        bench.trees.tar  # noqa: B018
 
 
 def run(args, scratch):
     lib.settings.scratch = scratch
-    started = datetime.datetime.now().astimezone()
+    clock, started = time.monotonic(), datetime.datetime.now().astimezone()
     ops = machine.build_ops(scratch)
     plyfs = machine.copy_program(args.plyfs, scratch)
     facts = machine.facts()
@@ -173,25 +204,19 @@ def run(args, scratch):
     with contextlib.ExitStack() as stack:
         disk = stack.enter_context(machine.filesystem(scratch, args.fs))
         stack.enter_context(machine.uring_enabled(uring))
-        all_trees = stack.enter_context(contextlib.closing(trees.Trees(disk, ops, args.scale)))
-        bench = Bench(all_trees, ops, disk, args.timeout)
-        say(f"seed {args.seed}, scale {args.scale:g}, layers on {args.fs}, caches dropped host-wide")
-        found, left_out = [], {}
-        if args.rootless != "1":
-            found, left_out = choose(args, bench, systems.known(plyfs, args.peers), say)
-        users, user_bench = [], None
-        if args.rootless is None or truth(args.rootless):
-            user_bench = prepare_user_bench(bench)
-            users, user_left_out = choose(
-                args, user_bench, systems.known_rootless(plyfs, args.peers), say, True
-            )
-            left_out |= {f"rootless {name}": why for name, why in user_left_out.items()}
+        say(f"seed {args.seed}, layers on {args.fs}, caches of the whole machine are dropped")
+        tree = stack.enter_context(contextlib.closing(trees.Trees(disk, ops, args.scale)))
+        bench = Bench(tree, ops, disk, args.timeout)
+        user_bench = user_bench_of(bench)
+        found, users, left_out = find_systems(args, bench, user_bench, plyfs)
         jobs = make_jobs(args, bench, user_bench, found, users)
         if not jobs:
             raise machine.Stop("no workload matches ONLY, or no system SYSTEMS")
+        settle_scale(args, jobs, bench, disk, clock)
         results = Results()
         try:
-            budget = args.budget - (time.time() - started.timestamp())
+            budget = args.budget - (time.monotonic() - clock)
+            budget = float("inf") if args.rounds_given else budget
             run_rounds(jobs, random.Random(args.seed), args.rounds, budget, results, say)
         except KeyboardInterrupt:
             results.interrupted = True
@@ -228,7 +253,7 @@ def write(args, document):
     (out / "results.json").write_text(json.dumps(document, indent=1) + "\n")
     (out / "results.md").write_text(report.for_page(document))
     (out / "chart.svg").write_text(chart.draw(document))
-    say(report.for_terminal(document["metrics"]))
+    say(report.for_terminal(document["metrics"], document["scale"]))
     say(
         f"\n{document['rounds']} rounds in {document['seconds']:.0f} s, seed {args.seed}, scale {args.scale:g}"
         f"{' of the documented numbers of files' if args.scale != 1 else ''}"

@@ -123,14 +123,20 @@ def systems_of(group):
     return list(next(iter(group.values()))["systems"])
 
 
-def for_terminal(table):
+def title_of(group, scale):
+    """The workload, and by how much its numbers are fewer."""
+    title = next(iter(group.values()))["workload"]
+    return title if scale == 1 else f"{title} (numbers x {scale:g})"
+
+
+def for_terminal(table, scale):
     """Each group as columns: the time of overlay, and what the others take of it."""
     out = []
     for name, group in grouped(table).items():
         systems = systems_of(group)
         rows = [["", *systems], *rows_of(group, systems)]
         widths = [max(len(r[i]) for r in rows) for i in range(len(rows[0]))]
-        out.append(f"\n{name}: {next(iter(group.values()))['workload']}")
+        out.append(f"\n{name}: {title_of(group, scale)}")
         for row in rows:
             cells_shown = [row[0].ljust(widths[0])]
             cells_shown += [text.rjust(w) for text, w in zip(row[1:], widths[1:])]
@@ -170,7 +176,7 @@ def for_page(document):
     ]
     for name, group in grouped(table).items():
         systems = systems_of(group)
-        out.append(f"**{name}**: {next(iter(group.values()))['workload']}\n")
+        out.append(f"**{name}**: {title_of(group, document['scale'])}\n")
         out.append(f"| | {' | '.join(systems)} |")
         out.append("|---" * (len(systems) + 1) + "|")
         out += [f"| {' | '.join(row)} |" for row in rows_of(group, systems)]

@@ -119,6 +119,7 @@ class System:
     is_fuse = True
     is_plyfs = False
     metacopy = None  # the options that ask for it
+    first_round_only = False  # for orientation: one sample is enough
 
     def __init__(self, name, program=None, options=""):
         self.name, self.program, self.options = name, program, options
@@ -229,6 +230,8 @@ class FuseOverlayfs(System):
 
 class Branches(System):
     """What takes its layers as branches: the topmost first, with what may be done to each."""
+
+    first_round_only = True
 
     def command(self, stack, options):
         branches = [f"{stack.upper}=RW", *(f"{p}=RO" for p in stack.lowers)]

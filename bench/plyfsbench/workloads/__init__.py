@@ -13,6 +13,7 @@ class Workload:
     metrics: dict  # name: what it is
     run: object
     unit: str = "s"
+    weight: int = 3  # seconds of a round, of about a hundred
     once: bool = False  # the same at each time: the first round is enough
     rootless: bool = False  # in the rootless profile too
 

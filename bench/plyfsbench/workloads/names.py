@@ -45,6 +45,7 @@ def names(s):
         "rm-rf-upper": "rm -rf of the copy",
     },
     rootless=True,
+    weight=5,
 )
 def untar(s):
     tree, n = s.trees.plain, len(s.trees.plain.files)
