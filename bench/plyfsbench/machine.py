@@ -55,6 +55,7 @@ def supervise(run):
         signal.signal(sig, lambda *_: os.kill(pid, signal.SIGINT))
     status = lib.wait_for_child(pid)
     end_orphans()
+    restore_uring(scratch)
     lib.remove_tree(scratch)
     return status
 
@@ -118,22 +119,18 @@ def drop_caches(what=3):
     Path("/proc/sys/vm/drop_caches").write_text(str(what))
 
 
-@contextlib.contextmanager
-def uring_enabled(wanted):
-    """The ring may be used while the block runs; yields whether it may."""
-    if not wanted or not URING.exists():
-        yield False
-        return
-    before = URING.read_text()
-    try:
-        URING.write_text("Y")
-    except OSError:
-        yield before.strip() == "Y"
-        return
-    try:
-        yield True
-    finally:
-        URING.write_text(before)
+def enable_uring(scratch):
+    """Allow FUSE over io_uring, if the kernel knows of it, until the run has ended."""
+    with contextlib.suppress(OSError):
+        before = URING.read_text()
+        if before.strip() != "Y":
+            Path(scratch, "uring").write_text(before)
+            URING.write_text("Y")
+
+
+def restore_uring(scratch):
+    with contextlib.suppress(OSError):
+        URING.write_text(Path(scratch, "uring").read_text())
 
 
 # --- programs --------------------------------------------------------------------------------------

@@ -200,10 +200,10 @@ def run(args, scratch):
     ops = machine.build_ops(scratch)
     plyfs = machine.copy_program(args.plyfs, scratch)
     facts = machine.facts()
-    uring = wanted("plyfs-uring", args.systems) and args.rootless != "1"
+    if wanted("plyfs-uring", args.systems) and args.rootless != "1":
+        machine.enable_uring(scratch)
     with contextlib.ExitStack() as stack:
         disk = stack.enter_context(machine.filesystem(scratch, args.fs))
-        stack.enter_context(machine.uring_enabled(uring))
         say(f"seed {args.seed}, layers on {args.fs}, caches of the whole machine are dropped")
         tree = stack.enter_context(contextlib.closing(trees.Trees(disk, ops, args.scale)))
         bench = Bench(tree, ops, disk, args.timeout)

@@ -162,12 +162,14 @@ class Sample:
         except StepFailed as e:
             self.failures[self.prefix + name] = str(e)
 
-    def ops(self, metric, operation, argument, *options, count=None, total=None, best_of=1):
-        """An operation of ops, timed, in the mount; count and total are what it must come to."""
+    def ops(self, metric, operation, argument, *options, items=None, count=None, total=None, best_of=1):
+        """An operation of ops, timed, in the mount; count and total are what it must come to. items:
+        how many system calls or files it stands for, if not count.
+        """
         with self.metric(metric):
             times = []
             for _ in range(best_of):
-                with self.watched(metric, count):
+                with self.watched(metric, items or count):
                     seconds, done, found = self.call(
                         ["-C", self.root, *options, operation, argument]
                     )
@@ -233,10 +235,16 @@ def lines(wanted):
 
 
 def run_sample(bench, system, workload, prefix=""):
-    """(values, failures) of a workload on a system."""
+    """(values, failures, seconds) of a workload on a system."""
     sample = Sample(bench, system, prefix)
     start = time.monotonic()
-    why = "not reached"
+    fill(sample, workload)
+    return sample.values, sample.failures, time.monotonic() - start
+
+
+def fill(sample, workload):
+    """Run it; afterwards each of its metrics has a value or a failure, or was skipped."""
+    why, prefix = "not reached", sample.prefix
     try:
         workload.run(sample)
     except (StepFailed, Hung) as e:
@@ -251,4 +259,7 @@ def run_sample(bench, system, workload, prefix=""):
             del sample.values[name]
         elif name not in sample.values | sample.failures and name not in sample.skipped:
             sample.failures[name] = why
-    return sample.values, sample.failures, time.monotonic() - start
+    wanted = {prefix + metric for metric in workload.metrics}
+    for found in (sample.values, sample.failures):
+        for name in set(found) - wanted:
+            del found[name]

@@ -28,24 +28,26 @@ from . import workload
 )
 def data(s):
     size = s.trees.count(256, 8) * lib.MIB
-    calls = size // 4096
+    small, large = size // 4096, size // (128 * lib.KIB)  # calls
     randoms, syncs = s.trees.count(50000, 500), s.trees.count(200, 10)
+    some = {"items": randoms, "total": randoms * 4096}
+    pages = {"items": small, "total": size, "best_of": BEST_OF}
     with s.union(s.trees.empty, changes=True):
-        s.ops("write4k", "write", "small", "-s", size, "-b", 4096, count=1, total=size)
-        s.ops("write", "write", "file", "-s", size, count=1, total=size)
+        s.ops("write4k", "write", "small", "-s", size, "-b", 4096, items=small, total=size)
+        s.ops("write", "write", "file", "-s", size, items=large, total=size)
         s.call(["-C", s.root, "read", "file"])
-        s.ops("read-warm", "read", "file", count=1, total=size, best_of=BEST_OF)
-        s.ops("read4k-warm", "read", "file", "-b", 4096, count=1, total=size, best_of=BEST_OF)
-        s.ops("randread4k", "randread", "file", "-n", randoms, total=randoms * 4096, best_of=BEST_OF)
+        s.ops("read-warm", "read", "file", items=large, total=size, best_of=BEST_OF)
+        s.ops("read4k-warm", "read", "file", "-b", 4096, **pages)
+        s.ops("randread4k", "randread", "file", "-n", randoms, best_of=BEST_OF, **some)
         machine.sync_filesystem(s.bench.scratch)
-        s.ops("randwrite4k", "randwrite", "file", "-n", randoms, total=randoms * 4096, best_of=BEST_OF)
-        s.ops("mmap-read", "mmapread", "file", total=calls * 4096, best_of=BEST_OF)
-        s.ops("mmap-write", "mmapwrite", "file", total=calls * 4096, best_of=BEST_OF)
+        s.ops("randwrite4k", "randwrite", "file", "-n", randoms, best_of=BEST_OF, **some)
+        s.ops("mmap-read", "mmapread", "file", **pages)
+        s.ops("mmap-write", "mmapwrite", "file", **pages)
         s.call(["-C", s.root, "read", "file"])  # all is still as written
         machine.sync_filesystem(s.bench.scratch)
-        s.ops("fsync4k", "fsync", "file", "-n", syncs, total=syncs * 4096)
+        s.ops("fsync4k", "fsync", "file", "-n", syncs, items=syncs, total=syncs * 4096)
         if not s.bench.may_drop_caches:
             s.skip("read-cold")
             return
         s.remount()
-        s.ops("read-cold", "read", "file", count=1, total=size)
+        s.ops("read-cold", "read", "file", items=large, total=size)
