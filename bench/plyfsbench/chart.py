@@ -46,11 +46,14 @@ def cross(x, y, colour, title):
 
 
 def legend(colours):
-    out, x = [], LEFT
+    out, x, y = [], 20, 52
     for system, colour in colours.items():
-        out.append(dot(x, 48, colour, system))
-        out.append(text(x + 8, 52, system))
-        x += 24 + 7 * len(system)
+        step = 24 + 6.5 * len(system)
+        if x + step > LEFT + WIDTH + 40:
+            x, y = 20, y + 14
+        out.append(dot(x, y, colour, system))
+        out.append(text(x + 8, y + 4, system))
+        x += step
     return out
 
 

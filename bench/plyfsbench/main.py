@@ -21,7 +21,7 @@ import plyfs_testlib as lib
 
 from . import ROOT, calibrate, chart, machine, report, systems, trees, workloads
 from .rounds import Job, Results, run_rounds
-from .sample import Bench, StepFailed, Sample
+from .sample import Bench, Hung, Sample, StepFailed
 
 FULL = {"rounds": 9, "budget": 570, "timeout": 90}
 QUICK = {"rounds": 3, "budget": 110, "timeout": 30}
@@ -128,7 +128,7 @@ def try_mount(bench, system, as_user=False):
         try:
             with sample.union(bench.trees.empty, changes=True):
                 sample.call(["-C", sample.root, "count", "."])
-        except StepFailed as e:
+        except (StepFailed, Hung) as e:
             return str(e)
         return None
 

@@ -133,6 +133,9 @@ class Sample:
             except subprocess.TimeoutExpired:
                 self.end_hung(process)
                 raise Hung(f"not done within {self.bench.timeout:g} s")
+            except BaseException:
+                self.end_hung(process)
+                raise
             errors.seek(0)
             said = errors.read().strip().splitlines()
         fields = out.split()

@@ -7,6 +7,7 @@ import re
 import shutil
 import signal
 import subprocess
+import tempfile
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -99,16 +100,19 @@ def reap(pid, seconds):
 
 def run_bounded(command, seconds, **kw):
     """What the command said if it failed, or None."""
-    try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, errors="replace", check=False,
-            timeout=seconds, stdin=subprocess.DEVNULL, **kw,
-        )
-    except subprocess.TimeoutExpired:
-        return f"{os.path.basename(command[0])}: not done within {seconds} s"
-    if done.returncode:
-        said = (done.stderr + done.stdout).strip().splitlines()
-        return said[-1] if said else f"{os.path.basename(command[0])}: exit {done.returncode}"
+    # a file and no pipe, which a daemon may keep open
+    with tempfile.TemporaryFile("w+", errors="replace") as output:
+        try:
+            status = subprocess.run(
+                command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, check=False,
+                timeout=seconds, **kw,
+            ).returncode
+        except subprocess.TimeoutExpired:
+            return f"{os.path.basename(command[0])}: not done within {seconds} s"
+        output.seek(0)
+        said = output.read().strip().splitlines()
+    if status:
+        return said[-1] if said else f"{os.path.basename(command[0])}: exit {status}"
     return None
 
 
