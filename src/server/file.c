@@ -51,6 +51,10 @@ void server_open(void *ctx, struct fuse_request *req)
 	struct fuse_open_out out;
 	int err;
 
+	if (s->silent_open && (req->conn->flags & FUSE_NO_OPEN_SUPPORT)) {
+		fuse_reply_error(req, -ENOSYS);
+		return;
+	}
 	caller.kill_priv = arg->open_flags & FUSE_OPEN_KILL_SUIDGID;
 	err = ovl_open(s->o, &caller, server_node(s, req->in->nodeid), flags);
 	if (err) {

@@ -37,6 +37,13 @@ struct server {
 	uint32_t valid_nsec;
 	/* Nobody else changes the layers: page cache and listings stay over open and opendir. */
 	bool coherent;
+	/*
+	 * cached: files are opened and closed without a request, so no handle exists and a change
+	 * begins with the first WRITE, SETATTR or FALLOCATE; and perhaps the kernel holds back what
+	 * is written.
+	 */
+	bool silent_open;
+	bool writeback;
 	bool allow_other;
 	bool allow_root;
 	const char *view; /* words of -o, or NULL */
