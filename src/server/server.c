@@ -123,6 +123,12 @@ static void choose_view(struct server *s, const struct server_config *config)
 		    s->hides_acl;
 }
 
+/* How data gets through in the end; before INIT is negotiated, whose flags follow from it. */
+static void choose_io(struct server *s)
+{
+	s->io = SERVER_IO_CACHED;
+}
+
 int server_mount(const struct server_config *config, struct ovl *o, struct server **out,
 		 char *message, size_t size)
 {
@@ -151,6 +157,7 @@ int server_mount(const struct server_config *config, struct ovl *o, struct serve
 	s->view = config->view;
 	server_set_timeout(s, config->timeout);
 	choose_view(s, config);
+	choose_io(s);
 	choose_cached(s, config);
 	server_dirs_init(&s->dirs);
 	fuse_session_block_signals(&signals);

@@ -46,8 +46,9 @@ struct server {
 	bool writeback;
 	bool allow_other;
 	bool allow_root;
-	const char *view; /* words of -o, or NULL */
-	uid_t owner;      /* who mounted */
+	enum server_io io; /* what is in effect: never SERVER_IO_AUTO */
+	const char *view;  /* words of -o, or NULL */
+	uid_t owner;       /* who mounted */
 	/* How the mount shows the numbers of users and groups; NULL when it shows them as they
 	 * are. */
 	const struct id_map *uids;
