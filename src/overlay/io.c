@@ -94,20 +94,42 @@ static int writable_file(struct ovl *o, const struct ovl_caller *caller, struct 
 	return err < 0 ? err : file_ref(o, i, true, file);
 }
 
+/* Whether the file has these bytes at @off already, as far as it goes. */
+static int holds_already(struct layer_ref *file, const uint8_t *data, size_t size, off_t off)
+{
+	uint8_t chunk[4096];
+
+	for (size_t done = 0; done < size;) {
+		ssize_t n = file->layer->ops->read(file, chunk, min(size - done, sizeof(chunk)),
+						   off + (off_t)done);
+
+		if (n <= 0)
+			return n < 0 ? (int)n : 1;
+		if (memcmp(chunk, data + done, (size_t)n) != 0)
+			return 0;
+		done += (size_t)n;
+	}
+	return 1;
+}
+
 /*
  * Who could open an append-only file only for appending may not overwrite it by that fd. The VFS
- * would not let him drop O_APPEND or map the file, but does not see our flag.
+ * would not let him drop O_APPEND or map the file, but does not see our flag. A cache that writes
+ * whole pages back repeats what was there before: that changes nothing. @data NULL: unknown.
  */
 static int append_check(const struct ovl_caller *caller, struct ovl_inode *i,
-			struct layer_ref *file, off_t off)
+			struct layer_ref *file, const void *data, size_t size, off_t off)
 {
 	struct statx st;
-	int err;
+	int r;
 
-	if (!(i->protattr & FS_APPEND_FL) || !caller->appends)
+	if (!(i->protattr & FS_APPEND_FL) || (!caller->appends && !caller->unopened))
 		return 0;
-	err = layer_stat(file, "", &st);
-	return err < 0 ? err : off < (off_t)st.stx_size ? -EPERM : 0;
+	r = layer_stat(file, "", &st);
+	if (r < 0 || off >= (off_t)st.stx_size)
+		return r;
+	r = data ? holds_already(file, data, size, off) : 0;
+	return r < 0 ? r : r ? 0 : -EPERM;
 }
 
 static ssize_t write_all(int fd, const void *buf, size_t size, off_t off)
@@ -137,9 +159,11 @@ ssize_t ovl_write(struct ovl *o, const struct ovl_caller *caller, ovl_node node,
 
 	if (!i)
 		return -ESTALE;
-	n = writable_file(o, caller, i, &file);
+	n = caller->unopened ? protattr_check(i, true) : 0;
 	if (n == 0)
-		n = append_check(caller, i, file, off);
+		n = writable_file(o, caller, i, &file);
+	if (n == 0)
+		n = append_check(caller, i, file, buf, size, off);
 	if (n == 0 && kill_priv)
 		n = drop_suidgid(o, caller, i, layer_fd(file));
 	if (n == 0) {
@@ -211,7 +235,7 @@ static ssize_t copy_range(struct ovl *o, const struct ovl_caller *caller, struct
 	if (n == 0)
 		n = file_ref(o, in, false, &from);
 	if (n == 0)
-		n = append_check(caller, out, to, off_out);
+		n = append_check(caller, out, to, NULL, len, off_out);
 	if (n == 0)
 		n = drop_suidgid_for(o, caller, out, to);
 	if (n < 0)

@@ -5,11 +5,12 @@
  * server.c.
  *
  * Threads: handlers run in any thread. Everything in struct server is constant while it serves but
- * dirs and exports, which have their own locks.
+ * dirs and exports, which have their own locks, and flushing.
  */
 #pragma once
 
 #include <errno.h>
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -44,6 +45,7 @@ struct server {
 	 */
 	bool silent_open;
 	bool writeback;
+	atomic_uint flushing; /* threads in have_written_back() */
 	bool allow_other;
 	bool allow_root;
 	enum server_io io; /* what is in effect: never SERVER_IO_AUTO */
