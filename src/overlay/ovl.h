@@ -30,7 +30,6 @@
 #include <time.h>
 
 struct ovl;
-struct ovl_dir;
 
 typedef uint64_t ovl_node;
 
@@ -165,6 +164,12 @@ struct ovl_config {
 	 * and uidmapping=. Before Linux 6.15 nothing can be done about the idmap.
 	 */
 	bool disk_ids;
+
+	/*
+	 * Others may change the layers while this union is there: nothing that was read of a
+	 * directory is believed by the next call that asks for it.
+	 */
+	bool layers_may_change;
 
 	/*
 	 * Called when attributes of @node changed other than by the call that names it (a copied-up
@@ -343,19 +348,6 @@ int ovl_fsync(struct ovl *o, ovl_node node, bool datasync);
 int ovl_syncfs(struct ovl *o);
 
 /*
- * Directories. 0 is the beginning and sees the directory anew; any other offset depends on nothing
- * but the name of the entry before it, so it means the same on every ovl_dir of the directory, and
- * after a remount. "." and ".." come first.
- */
-/*
- * *@may_cache: whether what is read from this ovl_dir may be put together into one cached listing
- * with what others have cached. Only one open ovl_dir of a directory may at a time: two might have
- * begun before and after a change.
- */
-int ovl_opendir(struct ovl *o, ovl_node node, struct ovl_dir **out, bool *may_cache);
-void ovl_closedir(struct ovl *o, struct ovl_dir *dir);
-
-/*
  * The links that a directory would have on a filesystem that counts them: two, and one for each
  * directory in it. A united directory is read for that, whose stx_nlink is 1.
  */
@@ -377,9 +369,12 @@ struct ovl_dirent {
 /* Returns false when the entry does not fit: it is not consumed, and reading stops. */
 typedef bool (*ovl_filldir)(void *ctx, const struct ovl_dirent *entry);
 
-/* Concurrent calls on one ovl_dir are allowed. */
-int ovl_readdir(struct ovl *o, struct ovl_dir *dir, off_t off, bool plus, ovl_filldir fill,
-		void *ctx);
+/*
+ * A directory is read without being opened. @off 0 is the beginning and sees the directory as it
+ * is; any other depends on nothing but the name of the entry before it, so it means the same to
+ * every reader, and after a remount. "." and ".." come first.
+ */
+int ovl_readdir(struct ovl *o, ovl_node node, off_t off, bool plus, ovl_filldir fill, void *ctx);
 
 /*
  * Extended attributes. Names of the overlay's own namespace are escaped on the way in and hidden on

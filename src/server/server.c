@@ -134,7 +134,6 @@ int server_mount(const struct server_config *config, struct ovl *o, struct serve
 	s->view = config->view;
 	server_set_timeout(s, config->timeout);
 	choose_view(s, config);
-	server_dirs_init(&s->dirs);
 	fuse_session_block_signals(&signals);
 	err = ovl_get_features(o)->nfs_export ? server_exports_new(o, &s->exports) : 0;
 	if (err)
@@ -175,15 +174,10 @@ int server_run(struct server *s, void (*ready)(void *ctx), void *ctx)
 
 void server_free(struct server *s)
 {
-	struct ovl_dir *dir;
-
 	if (!s)
 		return;
 	if (s->hook)
 		atomic_store(&s->hook->server, NULL);
-	while ((dir = server_dirs_drain(&s->dirs)))
-		ovl_closedir(s->o, dir);
-	server_dirs_destroy(&s->dirs);
 	server_exports_free(s->exports);
 	fuse_session_free(s->session);
 	fuse_mount_free(&s->mount);

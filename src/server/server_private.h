@@ -1,11 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * Shared by the files of the server: ops.c (the table), namespace.c, attr.c, file.c, dir.c,
- * xattr.c, ioctl.c (handlers by topic), convert.c, ids.c, mapping.c, dirtable.c, exports.c and
- * server.c.
+ * xattr.c, ioctl.c (handlers by topic), convert.c, ids.c, mapping.c, exports.c and server.c.
  *
  * Threads: handlers run in any thread. Everything in struct server is constant while it serves but
- * dirs and exports, which have their own locks.
+ * exports, which have their own lock.
  */
 #pragma once
 
@@ -19,7 +18,6 @@
 #include "fuse/request.h"
 #include "fuse/session.h"
 #include "overlay/ovl.h"
-#include "server/dirtable.h"
 #include "server/exports.h"
 #include "server/ids.h"
 #include "server/server.h"
@@ -30,7 +28,6 @@ struct server {
 	struct fuse_mount mount;
 	struct fuse_session *session;
 	struct server_hook *hook;
-	struct server_dirs dirs;
 	struct server_exports *exports; /* NULL: nodeids are the engine's */
 	/* How long the kernel may cache entries and attributes. */
 	uint64_t valid;
