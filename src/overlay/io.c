@@ -155,6 +155,7 @@ ssize_t ovl_write(struct ovl *o, const struct ovl_caller *caller, ovl_node node,
 {
 	struct ovl_inode *i = inode_get(o, node);
 	autoref struct layer_ref *file = NULL;
+	struct mtime_note note;
 	ssize_t n;
 
 	if (!i)
@@ -166,9 +167,12 @@ ssize_t ovl_write(struct ovl *o, const struct ovl_caller *caller, ovl_node node,
 		n = append_check(caller, i, file, buf, size, off);
 	if (n == 0 && kill_priv)
 		n = drop_suidgid(o, caller, i, layer_fd(file));
+	if (n == 0)
+		n = mtime_begin(o, caller, i, layer_fd(file), &note);
 	if (n == 0) {
 		n = write_all(layer_fd(file), buf, size, off);
 		sync_note(o, n);
+		mtime_end(o, layer_fd(file), &note);
 	}
 	inode_put(o, i);
 	return n;
@@ -191,6 +195,7 @@ int ovl_fallocate(struct ovl *o, const struct ovl_caller *caller, ovl_node node,
 {
 	struct ovl_inode *i = inode_get(o, node);
 	autoref struct layer_ref *file = NULL;
+	struct mtime_note note;
 	int err;
 
 	if (!i)
@@ -200,9 +205,13 @@ int ovl_fallocate(struct ovl *o, const struct ovl_caller *caller, ovl_node node,
 		err = writable_file(o, caller, i, &file);
 	if (err == 0)
 		err = drop_suidgid_for(o, caller, i, file);
-	if (err == 0 && fallocate(layer_fd(file), mode, off, len) < 0) {
-		err = -errno;
+	if (err == 0)
+		err = mtime_begin(o, caller, i, layer_fd(file), &note);
+	if (err == 0) {
+		if (fallocate(layer_fd(file), mode, off, len) < 0)
+			err = -errno;
 		sync_note(o, err);
+		mtime_end(o, layer_fd(file), &note);
 	}
 	inode_put(o, i);
 	return err;
@@ -228,6 +237,7 @@ static ssize_t copy_range(struct ovl *o, const struct ovl_caller *caller, struct
 {
 	autoref struct layer_ref *from = NULL;
 	autoref struct layer_ref *to = NULL;
+	struct mtime_note note;
 	ssize_t n = protattr_check(out, true);
 
 	if (n == 0)
@@ -242,11 +252,15 @@ static ssize_t copy_range(struct ovl *o, const struct ovl_caller *caller, struct
 		return n;
 	if (layer_fd(from) < 0)
 		return -EOPNOTSUPP;
+	n = mtime_begin(o, caller, out, layer_fd(to), &note);
+	if (n < 0)
+		return n;
 	n = copy_file_range(layer_fd(from), &off_in, layer_fd(to), &off_out, len, 0);
+	if (n < 0)
+		n = -errno;
+	mtime_end(o, layer_fd(to), &note);
 	/* For these the kernel falls back to copying through the page cache. */
-	if (n < 0 && (errno == EXDEV || errno == ENOSYS))
-		return -EOPNOTSUPP;
-	return n < 0 ? -errno : n;
+	return n == -EXDEV || n == -ENOSYS ? -EOPNOTSUPP : n;
 }
 
 ssize_t ovl_copy_file_range(struct ovl *o, const struct ovl_caller *caller, ovl_node in,

@@ -84,12 +84,13 @@ static unsigned int set_valid(uint32_t valid)
  * A writeback cache keeps times itself and stores them now and then, as after each unlink and
  * rename, which moves ctime only. Nothing is to be done then, and above all no copy-up.
  */
-static bool stores_nothing_new(struct server *s, const struct fuse_setattr_in *arg, ovl_node node,
+static bool stores_nothing_new(struct server *s, const struct fuse_request *req, ovl_node node,
 			       struct statx *attr)
 {
+	const struct fuse_setattr_in *arg = req->arg;
 	const uint32_t ignored = FATTR_FH | FATTR_LOCKOWNER;
 
-	if (!s->writeback || (arg->valid & ~ignored) != (FATTR_MTIME | FATTR_CTIME))
+	if (!server_holds_back(req) || (arg->valid & ~ignored) != (FATTR_MTIME | FATTR_CTIME))
 		return false;
 	return ovl_getattr(s->o, node, attr) == 0 &&
 	       attr->stx_mtime.tv_sec == (int64_t)arg->mtime &&
@@ -124,7 +125,7 @@ void server_setattr(void *ctx, struct fuse_request *req)
 	struct statx attr;
 	int err;
 
-	if (stores_nothing_new(s, arg, node, &attr)) {
+	if (stores_nothing_new(s, req, node, &attr)) {
 		reply_attr(s, req, 0, &attr);
 		return;
 	}

@@ -233,14 +233,14 @@ void server_fallocate(void *ctx, struct fuse_request *req)
  * Dropping its cache of the file has it written first; that takes other threads of ours, so not all
  * of them may be here. -EINVAL: who asks has to read what there is.
  */
-static int have_written_back(struct server *s, uint64_t nodeid)
+static int have_written_back(struct server *s, const struct fuse_request *req)
 {
 	int err = 0;
 
-	if (!s->writeback)
+	if (!server_holds_back(req))
 		return 0;
 	if (atomic_fetch_add(&s->flushing, 1) < MOST_FLUSHING)
-		fuse_notify_inval_attr(s->session, nodeid, true);
+		fuse_notify_inval_attr(s->session, req->in->nodeid, true);
 	else
 		err = -EINVAL;
 	atomic_fetch_sub(&s->flushing, 1);
@@ -257,7 +257,7 @@ void server_lseek(void *ctx, struct fuse_request *req)
 	if (arg->offset > INT64_MAX)
 		offset = -ENXIO;
 	else if (arg->whence == SEEK_DATA || arg->whence == SEEK_HOLE)
-		offset = have_written_back(s, req->in->nodeid);
+		offset = have_written_back(s, req);
 	if (offset == 0)
 		offset = ovl_lseek(s->o, server_node(s, req->in->nodeid), (off_t)arg->offset,
 				   (int)arg->whence);

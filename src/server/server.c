@@ -80,7 +80,9 @@ static int start_session(struct server *s, const struct server_config *config)
 		session.want.flags |= FUSE_ALLOW_IDMAP;
 	/* O_TRUNC has to come as a SETATTR where no OPEN comes. */
 	session.want.flags |= s->silent_open ? FUSE_NO_OPEN_SUPPORT : FUSE_ATOMIC_O_TRUNC;
-	if (s->writeback)
+	if (s->silent_opendir)
+		session.want.flags |= FUSE_NO_OPENDIR_SUPPORT;
+	if (s->silent_open && !config->no_writeback && ovl_has_upper(s->o))
 		session.want.flags |= FUSE_WRITEBACK_CACHE;
 	session.want.flags |= s->exports ? FUSE_EXPORT_SUPPORT : FUSE_NO_EXPORT_SUPPORT;
 	/* Somebody else may change the layers: what the kernel has cached goes when mtime or size
@@ -99,8 +101,8 @@ static void choose_cached(struct server *s, const struct server_config *config)
 	bool cached = config->io == SERVER_IO_CACHED ||
 		      (config->io == SERVER_IO_AUTO && !ovl_may_trust());
 
-	s->silent_open = cached && s->coherent && !s->allow_root;
-	s->writeback = s->silent_open && !config->no_writeback && ovl_has_upper(s->o);
+	s->silent_opendir = s->coherent && !s->allow_root;
+	s->silent_open = s->silent_opendir && cached;
 }
 
 /* What is mapped not at all costs nothing. */
@@ -159,7 +161,6 @@ int server_mount(const struct server_config *config, struct ovl *o, struct serve
 	choose_view(s, config);
 	choose_io(s);
 	choose_cached(s, config);
-	server_dirs_init(&s->dirs);
 	fuse_session_block_signals(&signals);
 	err = ovl_get_features(o)->nfs_export ? server_exports_new(o, &s->exports) : 0;
 	if (err)
@@ -200,15 +201,10 @@ int server_run(struct server *s, void (*ready)(void *ctx), void *ctx)
 
 void server_free(struct server *s)
 {
-	struct ovl_dir *dir;
-
 	if (!s)
 		return;
 	if (s->hook)
 		atomic_store(&s->hook->server, NULL);
-	while ((dir = server_dirs_drain(&s->dirs)))
-		ovl_closedir(s->o, dir);
-	server_dirs_destroy(&s->dirs);
 	server_exports_free(s->exports);
 	fuse_session_free(s->session);
 	fuse_mount_free(&s->mount);
