@@ -192,6 +192,7 @@ struct ovl {
 	bool no_xattr;        /* upper can hold no private xattrs */
 	bool may_setfsid;     /* we may act as any user */
 	bool overrides_modes; /* CAP_DAC_OVERRIDE: modes of what we own do not bind us */
+	bool work_is_ours;    /* what is made in work has our user and our group */
 	uid_t uid;            /* our own */
 	gid_t gid;
 	bool has_acl;
@@ -614,9 +615,10 @@ int copyup_wait(struct ovl *o, const struct ovl_caller *caller, struct ovl_inode
 /* copydata.c */
 /*
  * The first @size bytes at least, holes kept; @to is then @length long, and was a hole before.
- * -EINTR when the caller was killed.
+ * -EINTR when the caller was killed. @dense: there are none. The rest of what @from has may be
+ * shared with it.
  */
-int copy_data(struct layer_ref *from, int to, off_t size, off_t length,
+int copy_data(struct layer_ref *from, int to, off_t size, off_t length, bool dense,
 	      const struct ovl_caller *caller);
 /*
  * All xattrs but the overlay's private ones. With ovl_compat.whiteout_files what @to cannot hold is

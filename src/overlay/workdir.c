@@ -188,6 +188,18 @@ static int begin_whiteouts(struct ovl *o)
 	return err;
 }
 
+/*
+ * What is made in work is our user's and, whether groups come from the maker or from the directory,
+ * our group's. Where the filesystem makes it somebody else's (a squashed root), work is, too.
+ */
+static bool work_is_ours(const struct ovl *o)
+{
+	struct statx st;
+
+	return at_statx(layer_fd(o->work), "", &st) == 0 && st.stx_uid == o->uid &&
+	       st.stx_gid == o->gid && !override_in_upper(o);
+}
+
 int workdir_prepare(struct ovl *o, struct layer_ref *workdir, const char *path, char *message,
 		    size_t size)
 {
@@ -237,6 +249,7 @@ int workdir_prepare(struct ovl *o, struct layer_ref *workdir, const char *path, 
 	/* Mode 0000 as the kernel's, unless modes bind us. */
 	if (err == 0)
 		err = at_chmod(fd, "", o->overrides_modes ? 0 : 0700);
+	o->work_is_ours = err == 0 && work_is_ours(o);
 	if (err < 0)
 		snprintf(message, size, "cannot prepare workdir %s/work: %s", path, strerror(-err));
 	return err;
@@ -250,6 +263,7 @@ void work_move(struct ovl *o, struct layer_ref *dir)
 		at_unlink(layer_fd(old), o->whiteout, 0);
 	o->whiteout[0] = '\0';
 	o->work = layer_ref_get(dir);
+	o->work_is_ours = work_is_ours(o);
 	layer_ref_put(old);
 }
 
