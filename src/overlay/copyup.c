@@ -78,6 +78,7 @@ struct copyup {
 	struct fmt_metacopy mark; /* and has this digest */
 	struct layer_ref *to;     /* the upper object, to be filled */
 	bool broken_link;         /* a lower hard link that loses its other names */
+	bool parent_grew;         /* its directory has another size */
 	bool has_origin;
 };
 
@@ -339,6 +340,9 @@ static int publish_in_parent(struct copyup *c)
 		/* For its users nothing happened in the parent. */
 		statx_times(&parent_st, times);
 		at_utimens(layer_fd(c->to_dir), "", times);
+		c->parent_grew = layer_stat(c->to_dir, "", &st) < 0 ||
+				 st.stx_size != parent_st.stx_size ||
+				 st.stx_blocks != parent_st.stx_blocks;
 	}
 	lock_drop(&c->parent->lock);
 	/* Somebody put something into upper behind our back. */
@@ -684,7 +688,8 @@ static void replace_opened(struct copyup *c)
 	struct ovl_inode *i = c->inode;
 	struct layer_ref *file = take_ref(&c->to);
 
-	if (!file && i->type == DT_REG && c->fd >= 0 && c->limit != COPY_META && !inode_is_metacopy(i))
+	if (!file && i->type == DT_REG && c->fd >= 0 && c->limit != COPY_META &&
+	    !inode_is_metacopy(i))
 		file = layer_dir_adopt(&c->o->layers[0], c->fd, true);
 	if (!file) {
 		fdcache_drop(&c->o->fds, &i->file);
@@ -696,8 +701,9 @@ static void replace_opened(struct copyup *c)
 	layer_ref_put(file);
 }
 
+/* @told: who caches the attributes of @i hears of them by other means. 1: it was copied. */
 static int copy_up_one(struct ovl *o, const struct ovl_caller *caller, struct ovl_inode *i,
-		       off_t limit)
+		       off_t limit, bool told)
 {
 	struct copyup c = { .o = o, .caller = caller, .inode = i, .limit = limit, .fd = -1 };
 	int err;
@@ -740,13 +746,12 @@ static int copy_up_one(struct ovl *o, const struct ovl_caller *caller, struct ov
 	layer_ref_put(c.from);
 	layer_ref_put(c.to);
 	layer_ref_put(c.to_dir);
-	if (err == 0) {
+	if (err == 0 && !told)
 		attr_notify(o, i, false);
-		if (c.parent)
-			attr_notify(o, c.parent, c.broken_link);
-	}
+	if (err == 0 && c.parent && (c.broken_link || c.parent_grew))
+		attr_notify(o, c.parent, c.broken_link);
 	inode_put(o, c.parent);
-	return err;
+	return err < 0 ? err : 1;
 }
 
 /* The topmost of @i and its ancestors that is not in upper, with a reference. */
@@ -765,20 +770,35 @@ static struct ovl_inode *topmost_missing(struct ovl *o, struct ovl_inode *i)
 	return found;
 }
 
-int copy_up(struct ovl *o, const struct ovl_caller *caller, struct ovl_inode *i, off_t limit)
+/* 1: @i was copied up now, and no parent of it is missing. */
+static int copy_up_all(struct ovl *o, const struct ovl_caller *caller, struct ovl_inode *i,
+		       off_t limit, bool told)
 {
 	int err;
 
 	if (!o->has_upper)
 		return -EROFS;
 	err = verity_check_data(o, i);
-	while (err == 0 && !is_up(i, limit)) {
+	while (err >= 0 && !is_up(i, limit)) {
 		struct ovl_inode *next = topmost_missing(o, i);
 
-		err = copy_up_one(o, caller, next, next == i ? limit : COPY_ALL);
+		if (next == i)
+			err = copy_up_one(o, caller, i, limit, told);
+		else
+			err = copy_up_one(o, caller, next, COPY_ALL, false);
 		inode_put(o, next);
 	}
-	if (err == 0)
+	if (err >= 0)
 		index_link_up_last(o, caller, i);
 	return err;
+}
+
+int copy_up(struct ovl *o, const struct ovl_caller *caller, struct ovl_inode *i, off_t limit)
+{
+	return min(copy_up_all(o, caller, i, limit, false), 0);
+}
+
+int copy_up_told(struct ovl *o, const struct ovl_caller *caller, struct ovl_inode *i, off_t limit)
+{
+	return copy_up_all(o, caller, i, limit, true);
 }

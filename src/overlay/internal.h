@@ -226,7 +226,7 @@ struct ovl {
 	_Atomic uint64_t temp_counter;
 	_Atomic uint64_t copied_up;
 
-	pthread_mutex_t modes_lock;
+	pthread_rwlock_t modes_lock; /* written by who changes a mode for a moment */
 	pthread_mutex_t whiteout_lock;
 	char whiteout[FMT_TEMP_NAME_MAX]; /* the shared one in work; "": none yet */
 	bool whiteout_no_link;            /* the filesystem cannot link it */
@@ -608,6 +608,11 @@ bool caller_keeps_sgid(const struct ovl_caller *caller, const struct statx *st);
  * the one who truncates. -EROFS without upper. No lock is held; returns with none.
  */
 int copy_up(struct ovl *o, const struct ovl_caller *caller, struct ovl_inode *i, off_t limit);
+/*
+ * The same for who answers with the attributes of @i: who caches them is not told of its copy-up.
+ * 1: it was copied; who then fails has to tell.
+ */
+int copy_up_told(struct ovl *o, const struct ovl_caller *caller, struct ovl_inode *i, off_t limit);
 /* Waits until nobody copies @i up. @i->lock is held and given up meanwhile. -EINTR: the caller is
  * killed. */
 int copyup_wait(struct ovl *o, const struct ovl_caller *caller, struct ovl_inode *i);
