@@ -660,6 +660,7 @@ class Settings:
 
     impl = "plyfs"
     plyfs = None
+    io = os.environ.get("PLYFS_IO")  # of mounts that do not say it themselves
     level = "root"
     scratch = None  # on disk
     tmpfs = None  # the same on a tmpfs, or None
@@ -998,6 +999,8 @@ def mount_kernel(lowers, upper, work, point, options="", flags=0):
 def mount_plyfs(lowers, upper, work, point, options="", **kw):
     """plyfs mount, in the background. Fails the test when it does not succeed in silence."""
     before = set(children())
+    if settings.io and "io=" not in options:
+        options = ",".join(x for x in (options, f"io={settings.io}") if x)
     done = run_plyfs("mount", "-o", layer_options(lowers, upper, work, options), point, **kw)
     assert done.returncode == 0, f"plyfs mount: exit {done.returncode}: {done.stderr}"
     assert done.stdout == "" and done.stderr == "", f"not silent: {done.stdout}{done.stderr}"
