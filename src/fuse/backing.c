@@ -45,17 +45,25 @@ int fuse_backing_init(struct fuse_backing *b, int dev)
 	return err;
 }
 
-int32_t fuse_backing_open(const struct fuse_backing *b, int fd)
+static int32_t register_file(const struct fuse_backing *b, int fd)
 {
 	struct fuse_backing_map map = { .fd = fd };
-	int err = set_capabilities(b->fewer);
-	int32_t id;
+	int32_t id = ioctl(b->dev, FUSE_DEV_IOC_BACKING_OPEN, &map);
 
+	return id < 0 ? -errno : id;
+}
+
+int32_t fuse_backing_open(const struct fuse_backing *b, int fd, bool keeps_setid)
+{
+	int32_t id;
+	int err;
+
+	if (keeps_setid)
+		return register_file(b, fd);
+	err = set_capabilities(b->fewer);
 	if (err)
 		return err;
-	id = ioctl(b->dev, FUSE_DEV_IOC_BACKING_OPEN, &map);
-	if (id < 0)
-		id = -errno;
+	id = register_file(b, fd);
 	err = set_capabilities(b->all);
 	if (unlikely(err))
 		log_error("cannot take CAP_FSETID up again: %s", strerror(-err));
@@ -140,7 +148,7 @@ int fuse_backing_try(int sample)
 	err = fs < 0 ? fs : answer_init(dev);
 	if (err)
 		return err;
-	id = fuse_backing_open(&b, sample);
+	id = fuse_backing_open(&b, sample, false);
 	if (id < 0)
 		return id;
 	fuse_backing_close(&b, id);

@@ -6,14 +6,15 @@
  * for each open the kernel opens it anew, with the flags of that open and the credentials of who
  * registered it.
  *
- * Those must not have CAP_FSETID, or set-id bits would survive whoever writes: the capability is
- * laid down while a file is registered, by the calling thread for itself.
+ * Whether set-id bits survive what is written is decided by those, too: by their CAP_FSETID. For
+ * writers without it the calling thread lays it down while the file is registered.
  *
  * Thread-safe after fuse_backing_init(). Errors: a negative errno.
  */
 #pragma once
 
 #include <linux/capability.h>
+#include <stdbool.h>
 #include <stdint.h>
 
 struct fuse_backing {
@@ -32,7 +33,10 @@ int fuse_backing_init(struct fuse_backing *b, int dev);
  */
 int fuse_backing_try(int sample);
 
-/* A new backing id, above 0, for the file of @fd, which stays the caller's. */
-int32_t fuse_backing_open(const struct fuse_backing *b, int fd);
+/*
+ * A new backing id, above 0, for the file of @fd, which stays the caller's. @keeps_setid: what is
+ * written leaves set-id bits alone.
+ */
+int32_t fuse_backing_open(const struct fuse_backing *b, int fd, bool keeps_setid);
 /* Opens that have begun with it go on. */
 void fuse_backing_close(const struct fuse_backing *b, int32_t id);

@@ -50,7 +50,7 @@ static int fill_open(struct server *s, const struct fuse_request *req, uint64_t 
 	if (req->conn->minor >= 35) /* there is nothing to flush but the kernel's own mappings */
 		out->open_flags |= FOPEN_NOFLUSH;
 	if (s->opens)
-		err = server_begin_open(s, nodeid, flags, direct, contents, made, out);
+		err = server_begin_open(s, req, nodeid, flags, direct, contents, made, out);
 	return err;
 }
 

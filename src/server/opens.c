@@ -19,11 +19,12 @@ struct open_inode {
 	/* Inodes that are not open and have an id, by last use. */
 	struct open_inode *newer, *older;
 	uint64_t nodeid;
-	int32_t id;           /* 0: none */
-	bool upper;           /* of what the id is */
-	bool idle;            /* is in that list */
-	bool mapped;          /* may be, for writing */
-	bool passed;          /* was open passthrough: the page cache may be behind */
+	int32_t id;   /* 0: none */
+	bool upper;   /* of what the id is */
+	bool trusted; /* its writers leave set-id bits alone */
+	bool idle;    /* is in that list */
+	bool mapped;  /* may be, for writing */
+	bool passed;  /* was open passthrough: the page cache may be behind */
 	bool left;
 	uint32_t cached;      /* opens through the page cache */
 	uint32_t passthrough; /* and past it */
@@ -247,9 +248,8 @@ static enum server_way choose(struct open_inode *i, struct server_opening *o)
 		return i->upper == o->upper ? SERVER_WAY_PASSTHROUGH : SERVER_WAY_STALE;
 	if (i->cached || !o->direct)
 		return SERVER_WAY_CACHED;
-	if (i->id && i->upper != o->upper) {
+	if (i->id && (i->upper != o->upper || (o->writes && i->trusted != o->trusted)))
 		o->unused = take_id(i);
-	}
 	if (i->id)
 		return SERVER_WAY_PASSTHROUGH;
 	if (o->id == 0)
@@ -258,6 +258,7 @@ static enum server_way choose(struct open_inode *i, struct server_opening *o)
 		return SERVER_WAY_CACHED;
 	i->id = o->id;
 	i->upper = o->upper;
+	i->trusted = o->trusted;
 	return SERVER_WAY_PASSTHROUGH;
 }
 
@@ -288,6 +289,7 @@ int server_opens_enter(struct server_opens *x, struct server_opening *o)
 			o->unused = o->id;
 		if (way == SERVER_WAY_PASSTHROUGH)
 			o->id = i->id;
+		o->differs = i->trusted != o->trusted;
 		o->keeps = !i->passed;
 		if (!is_open(i) && !i->id && !i->passed)
 			drop(shard, i);

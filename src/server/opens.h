@@ -44,8 +44,10 @@ struct server_opening {
 	bool upper;     /* the contents that it is to see */
 	bool writes;    /* for writing */
 	bool maps;      /* and for reading: it can be mapped for writing */
+	bool trusted;   /* what is written leaves set-id bits alone; and so is id */
 	int32_t id;     /* one for it; 0: none yet; < 0: none to be had */
 	int32_t unused; /* out: an id to be closed; 0: none */
+	bool differs;   /* out: the id is for other writers, so writing has to come to us */
 	bool keeps;     /* out: cached: what was read before is still so */
 	bool unsteady;  /* out: attributes may have been cached that may not be from now on */
 };

@@ -8,6 +8,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
+#include <sys/syscall.h>
 
 #include "server/server_private.h"
 #include "util/base.h"
@@ -63,6 +64,28 @@ static void close_backing(const struct server *s, int32_t id)
 		fuse_backing_close(&s->backing, id);
 }
 
+/*
+ * Whether what the caller writes leaves set-id bits alone: CAP_FSETID in the first user namespace,
+ * which is ours. Who creates as root is taken to be in it, for the sake of speed.
+ */
+static bool keeps_setid(const struct fuse_request *req)
+{
+	struct __user_cap_header_struct header = { .version = _LINUX_CAPABILITY_VERSION_3,
+						   .pid = (int)req->in->pid };
+	struct __user_cap_data_struct caps[2];
+	struct stat ours, theirs;
+	char path[64];
+
+	if (!header.pid || syscall(SYS_capget, &header, caps) < 0 ||
+	    !(caps[CAP_TO_INDEX(CAP_FSETID)].effective & CAP_TO_MASK(CAP_FSETID)))
+		return false;
+	if (req->in->uid == 0)
+		return true;
+	snprintf(path, sizeof(path), "/proc/%u/ns/user", req->in->pid);
+	return stat(path, &theirs) == 0 && stat("/proc/self/ns/user", &ours) == 0 &&
+	       theirs.st_ino == ours.st_ino;
+}
+
 /* A backing id for the contents of @node as they are now; an error is the reason for none. */
 static void get_id(const struct server *s, ovl_node node, int contents, struct server_opening *o)
 {
@@ -72,7 +95,7 @@ static void get_id(const struct server *s, ovl_node node, int contents, struct s
 	if (contents < 0)
 		contents = own = ovl_open_contents(s->o, node, &layer);
 	o->upper = layer == 0;
-	o->id = contents < 0 ? contents : fuse_backing_open(&s->backing, contents);
+	o->id = contents < 0 ? contents : fuse_backing_open(&s->backing, contents, o->trusted);
 	if (o->id < 0)
 		log_debug("node %llu cannot be passed through: %s", (unsigned long long)o->nodeid,
 			  strerror(-o->id));
@@ -106,14 +129,19 @@ static void note_refusal(struct server *s, unsigned int layer, int err)
 }
 
 /* Counts the open; the way it goes, with a backing id if it needs one. */
-static int enter(struct server *s, ovl_node node, const struct ovl_direct *direct, int contents,
-		 struct server_opening *o)
+static int enter(struct server *s, const struct fuse_request *req, ovl_node node,
+		 const struct ovl_direct *direct, int contents, struct server_opening *o)
 {
-	int way = server_opens_enter(s->opens, o);
+	int way;
+
+	o->trusted = o->writes && o->direct && keeps_setid(req);
+	way = server_opens_enter(s->opens, o);
 
 	close_backing(s, o->unused);
 	if (way != SERVER_WAY_NO_ID)
 		return way;
+	if (!o->writes) /* others like him may write */
+		o->trusted = keeps_setid(req);
 	get_id(s, node, contents, o);
 	if (o->id < 0)
 		note_refusal(s, direct->layer, o->id);
@@ -131,7 +159,7 @@ static int begin_passthrough(struct server *s, ovl_node node, int flags, const s
 	out->open_flags &= ~(uint32_t)FOPEN_KEEP_CACHE;
 	out->open_flags |= FOPEN_PASSTHROUGH;
 	fuse_open_out_set_backing(out, o->id);
-	guarded = guards_writes(s, node, flags, made);
+	guarded = o->writes && o->differs ? 1 : guards_writes(s, node, flags, made);
 	if (guarded < 0) {
 		server_end_open(s, o->nodeid, out->fh);
 		return guarded;
@@ -143,8 +171,9 @@ static int begin_passthrough(struct server *s, ovl_node node, int flags, const s
 	return 0;
 }
 
-int server_begin_open(struct server *s, uint64_t nodeid, int flags, const struct ovl_direct *direct,
-		      int contents, const struct statx *made, struct fuse_open_out *out)
+int server_begin_open(struct server *s, const struct fuse_request *req, uint64_t nodeid, int flags,
+		      const struct ovl_direct *direct, int contents, const struct statx *made,
+		      struct fuse_open_out *out)
 {
 	ovl_node node = server_node(s, nodeid);
 	struct server_opening o = {
@@ -154,7 +183,7 @@ int server_begin_open(struct server *s, uint64_t nodeid, int flags, const struct
 		.writes = opens_for_write(flags),
 		.maps = may_map(flags),
 	};
-	int way = enter(s, node, direct, contents, &o);
+	int way = enter(s, req, node, direct, contents, &o);
 
 	if (way == SERVER_WAY_PASSTHROUGH)
 		return begin_passthrough(s, node, flags, made, &o, out);

@@ -93,13 +93,13 @@ dev_t server_decode_dev(uint32_t wire);
 /* Before INIT. @config: what is asked for. A warning where that was asked for by name in vain. */
 void server_choose_io(struct server *s, const struct server_config *config);
 /*
- * Opens a file that the engine has opened as @direct says. @contents: an fd of it if there is one,
- * else -1; stays the caller's. @made: attributes of what is new, else NULL. @out is filled as for a
- * cached open.
- * -ESTALE: the kernel is to look it up anew.
+ * Opens a file for @req that the engine has opened as @direct says. @contents: an fd of it if there
+ * is one, else -1; stays the caller's. @made: attributes of what is new, else NULL. @out is filled
+ * as for a cached open. -ESTALE: the kernel is to look it up anew.
  */
-int server_begin_open(struct server *s, uint64_t nodeid, int flags, const struct ovl_direct *direct,
-		      int contents, const struct statx *made, struct fuse_open_out *out);
+int server_begin_open(struct server *s, const struct fuse_request *req, uint64_t nodeid, int flags,
+		      const struct ovl_direct *direct, int contents, const struct statx *made,
+		      struct fuse_open_out *out);
 /* Undoes that. @fh: what it has put into @out. */
 void server_end_open(struct server *s, uint64_t nodeid, uint64_t fh);
 void server_forget_backing(struct server *s, uint64_t nodeid);
