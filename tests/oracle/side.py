@@ -48,6 +48,7 @@ class Side:
         self.maps = [None] * MAPS
         self.scratch = os.memfd_create("oracle")
         self.flagged = False  # whether any file was ever made immutable or append-only
+        self.lent = set()  # inodes that root may write to by an fd which somebody else has opened
         self.indexed = False  # whether hard links of lower layers are known by an index
         self.indexes_all = False  # whether everything that is copied up is, by nfs_export
         self.mapped = False  # whether any file was ever mapped
@@ -178,6 +179,8 @@ class Side:
     def op_open(self, h, p, flags, mode=0o644):
         fd = os.open(self.path(p), flags | os.O_NONBLOCK | os.O_CLOEXEC, mode)
         self.put(h, fd)
+        if os.geteuid() and flags & os.O_ACCMODE != os.O_RDONLY:
+            self.lent.add(os.fstat(fd).st_ino)
         return lambda: self.show_fd(fd)
 
     def op_close(self, h):
