@@ -596,23 +596,7 @@ def links_counted_in_trees(path, field, expected, got, kernel, plyfs):
         return got == 2 + sum(e.is_dir(follow_symlinks=False) for e in entries)
 
 
-def set_id_of_lent_files(path, field, expected, got, kernel, plyfs):
-    """
-    With passthrough the rights of who opened a file say whether set-id bits that it was given
-    afterwards survive a write, not the rights of who writes by the same fd. Only that way: root
-    loses bits by what a user has opened; no user's write keeps them.
-    """
-    if field != "mode" or plyfs is None:
-        return False
-    st = os.lstat(plyfs.root + b"/" + path)
-    lost = stat.S_ISUID | stat.S_ISGID
-    return (stat.S_ISREG(st.st_mode) and st.st_ino in plyfs.lent and expected != got
-            and int(expected, 8) & ~lost == int(got, 8) & ~lost
-            and not int(got, 8) & ~int(expected, 8))
-
-
 TREES = [
-    set_id_of_lent_files,
     mtime_of_mapped_files, counted_in_trees, directory_above_an_alias, birth_of_the_lower,
     whiteouts_listed, errors_listed, fewer_blocks,
     capability_after_mapping, links_counted_in_trees,

@@ -174,6 +174,15 @@ class Side:
         except OSError as e:
             return {"afterwards": errno.errorcode.get(e.errno, str(e.errno))}
 
+    def skip_if_lent(self, st, mode):
+        """
+        With passthrough the rights of who opened a file say whether set-id bits that it was given
+        afterwards survive a write, not those of who writes by the same fd: root's would
+        lose them.
+        """
+        if mode & (stat.S_ISUID | stat.S_ISGID) and st.st_ino in self.lent:
+            raise Skip
+
     # ---- opening and open files
 
     def op_open(self, h, p, flags, mode=0o644):
@@ -271,6 +280,7 @@ class Side:
         return self.show_fd(self.fd(h))
 
     def op_fchmod(self, h, mode):
+        self.skip_if_lent(os.fstat(self.fd(h)), mode)
         os.fchmod(self.fd(h), mode)
         return lambda: self.show_fd(self.fd(h))
 
@@ -488,6 +498,7 @@ class Side:
         sc.renameat2(self.path(p), self.path(to), flags)
 
     def op_chmod(self, p, mode, follow=True):
+        self.skip_if_lent(os.stat(self.path(p), follow_symlinks=follow), mode)
         if follow:
             os.chmod(self.path(p), mode)
         else:
