@@ -55,6 +55,7 @@ def parse(arguments):
     add("--timeout", type=float, default=env("TIMEOUT"), help="seconds that one step may take")
     add("--seed", type=int, default=env("SEED"), help="of the order of systems")
     add("--fs", default=env("FS") or "ext4", help="where layers lie: ext4, xfs (in an image), tmpfs")
+    add("--scratch", default=env("SCRATCH") or "/var/tmp", help="where the directory of the run is made")
     add("--rootless", default=env("ROOTLESS"), help="1: only the profile of users, 0: without it")
     add("--out", default=env("OUT") or ROOT / "build" / "bench", help="directory of the results")
     add("--plyfs", default=env("PLYFS") or ROOT / "build" / "plyfs", help="the program to measure")
@@ -277,4 +278,4 @@ def main(arguments):
     if os.geteuid() != 0:
         say("bench: it mounts and drops caches: run it as root")
         return 1
-    return machine.supervise(lambda scratch: run(args, scratch))
+    return machine.supervise(lambda scratch: run(args, scratch), args.scratch)

@@ -164,7 +164,8 @@ class System:
             mounted.abort()
             mounted.umount()
             raise MountFailed(problem or "nothing is mounted")
-        mounted.device = table[3] if self.is_fuse else None
+        # only then is the device's number that of a connection
+        mounted.device = table[3] if table[1].startswith("fuse") else None
         return mounted
 
     @staticmethod
