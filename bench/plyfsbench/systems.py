@@ -123,6 +123,7 @@ class System:
     is_fuse = True
     is_plyfs = False
     metacopy = None  # the options that ask for it
+    is_incumbent = False  # fuse-overlayfs, in one version or another
     first_round_only = False  # for orientation: one sample is enough
 
     def __init__(self, name, program=None, options=""):
@@ -227,6 +228,8 @@ class Plyfs(System):
 
 class FuseOverlayfs(System):
     """fuse-overlayfs, and whatever is called in its way."""
+
+    is_incumbent = True
 
     def command(self, stack, options):
         data = lib.layer_options(stack.lowers, stack.upper, stack.work, options)

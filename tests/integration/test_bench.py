@@ -6,6 +6,7 @@ import os
 import signal
 import statistics
 import subprocess
+import sys
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
@@ -13,6 +14,11 @@ import plyfs_testlib as lib
 import pytest
 
 BENCH = Path(__file__).resolve().parents[2] / "bench"
+sys.path.insert(0, str(BENCH))
+from plyfsbench import report, systems  # noqa: E402
+from plyfsbench.rounds import Job, Results  # noqa: E402
+from plyfsbench.workloads import Workload  # noqa: E402
+
 SVG = "{http://www.w3.org/2000/svg}"
 
 pytestmark = [
@@ -103,6 +109,25 @@ def test_chart_has_a_dot_for_each_ratio(scratch):
     assert len([t for t in titles if t.startswith("names/unlink: ")]) == 2
 
 
+def test_one_failure_takes_the_number_away():
+    results = Results()
+    for system, value in (("overlay", 2.0), ("plyfs", 1.0), ("old", 8.0), ("new", 4.0)):
+        for factor in (1, 3, 2):
+            results.add(system, {"x/a": value * factor, "x/b": value}, {})
+    results.add("plyfs", {}, {"x/b": "no"})
+    work = Workload("x", "a title", {"a": "", "b": ""}, None)
+    known = {s.name: s for s in systems.known("plyfs", ["old=/old", "new=/new"])}
+    chosen = [known[s] for s in ("overlay", "plyfs", "old", "new")]
+    table = report.cells(results, [Job(work, chosen, "x/", None)])
+    a, b = table["x/a"]["systems"], table["x/b"]["systems"]
+    assert (a["plyfs"]["median"], a["plyfs"]["ratio"], a["plyfs"]["spread"]) == (2.0, 0.5, 0.5)
+    assert table["x/a"]["to_incumbent"] == 0.25
+    assert "ratio" not in b["plyfs"] and "to_incumbent" not in table["x/b"]
+    assert b["new"]["ratio"] == 2.0
+    assert report.means(table)["plyfs"] == (0.5, 1)
+    assert "FAILED x/b on plyfs (1x): no" in report.for_terminal(table, 1)
+
+
 def test_users_measure_too(scratch):
     _, found = bench(
         scratch, scale=0.001, rounds=1, rootless=1, only="rootless-*", systems="overlay plyfs"
@@ -184,3 +209,12 @@ def test_requests_and_system_calls_are_counted_per_operation(scratch):
     assert system == "plyfs" and "MKDIR 1" in opcodes.split(", ")
     assert float(requests) >= 1 and float(calls) >= 2 * float(requests) * 0.9
     assert "UNLINK 1" in found["unlink"][2].split(", ")
+
+
+def test_inner_loops_compile_without_warnings(scratch):
+    flags = "-O2 -std=gnu17 -D_GNU_SOURCE -Wall -Wextra -Wshadow -Wstrict-prototypes -Wvla -Werror"
+    done = subprocess.run(
+        ["cc", *flags.split(), "-pthread", "-o", scratch / "ops", BENCH / "ops.c"],
+        capture_output=True, text=True, check=False, timeout=50,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
