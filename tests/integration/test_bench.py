@@ -126,6 +126,7 @@ def test_one_failure_takes_the_number_away():
     assert b["new"]["ratio"] == 2.0
     assert report.means(table)["plyfs"] == (0.5, 1)
     assert "FAILED x/b on plyfs (1x): no" in report.for_terminal(table, 1)
+    assert report.text_of(a["old"], "s", False, "least") == "~4.00x ±50%"
 
 
 def test_users_measure_too(scratch):
