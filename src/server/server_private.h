@@ -41,7 +41,7 @@ struct server {
 	 */
 	bool silent_open;
 	bool silent_opendir;  /* the same of directories, whichever way files go */
-	atomic_uint flushing; /* threads in have_written_back() */
+	atomic_uint flushing; /* threads in server_have_written_back() */
 	bool allow_other;
 	bool allow_root;
 	enum server_io io; /* what is in effect: never SERVER_IO_AUTO */
@@ -204,6 +204,12 @@ bool server_write_blocks(const struct fuse_request *req);
 void server_fsync(void *ctx, struct fuse_request *req);
 void server_fallocate(void *ctx, struct fuse_request *req);
 void server_lseek(void *ctx, struct fuse_request *req);
+/*
+ * Has the kernel write back what it still holds of the file that @req is about, and forget its
+ * pages: for what looks at the contents, or forbids to write. Other threads of ours have to answer
+ * that, so the handler is FUSE_BLOCKING, and only some may be in here: -EINVAL beyond.
+ */
+int server_have_written_back(struct server *s, const struct fuse_request *req);
 void server_copy_file_range(void *ctx, struct fuse_request *req);
 
 /* dir.c */
@@ -224,3 +230,4 @@ ssize_t server_status(const struct server *s, const struct fuse_request *req, si
 
 /* ioctl.c */
 void server_ioctl(void *ctx, struct fuse_request *req);
+bool server_ioctl_blocks(const struct fuse_request *req);

@@ -5,6 +5,8 @@
   --impl plyfs|kernel     kernel: run the same tests on the kernel's overlayfs, to test the tests
   --backing disk|tmpfs    where the layers lie
   --full                  larger numbers in the tests of bounds
+  PLYFS_IO=cached|passthrough, PLYFS_WRITEBACK=0
+                          how every mount of the run gets at data
   PLYFS_LEVEL=root|userns|user
                           as root, as root of a user namespace, as an ordinary user
 
@@ -298,6 +300,12 @@ def new_union(request, scratch, watchdog):
 def union(new_union):
     """One Union: lower(0), ..., upper, work, mounted by union.mount()."""
     return new_union("u")
+
+
+@pytest.fixture
+def write_through(monkeypatch):
+    """Each write(2) reaches the layers before it returns: the test is about its error."""
+    monkeypatch.setattr(lib.settings, "writeback", False)
 
 
 @pytest.fixture
