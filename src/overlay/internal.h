@@ -220,6 +220,7 @@ struct ovl {
 	bool no_xattr;        /* upper can hold no private xattrs */
 	bool may_setfsid;     /* we may act as any user */
 	bool overrides_modes; /* CAP_DAC_OVERRIDE: modes of what we own do not bind us */
+	bool work_is_ours;    /* what is made in work has our user and our group */
 	uid_t uid;            /* our own */
 	gid_t gid;
 	bool has_acl;
@@ -256,7 +257,7 @@ struct ovl {
 	_Atomic uint64_t copied_up;
 
 	struct mtime_shard mtimes[64];
-	pthread_mutex_t modes_lock;
+	pthread_rwlock_t modes_lock; /* written by who changes a mode for a moment */
 	pthread_mutex_t whiteout_lock;
 	char whiteout[FMT_TEMP_NAME_MAX]; /* the shared one in work; "": none yet */
 	bool whiteout_no_link;            /* the filesystem cannot link it */
@@ -649,6 +650,11 @@ bool caller_keeps_sgid(const struct ovl_caller *caller, const struct statx *st);
  * the one who truncates. -EROFS without upper. No lock is held; returns with none.
  */
 int copy_up(struct ovl *o, const struct ovl_caller *caller, struct ovl_inode *i, off_t limit);
+/*
+ * The same for who answers with the attributes of @i: who caches them is not told of its copy-up.
+ * 1: it was copied; who then fails has to tell.
+ */
+int copy_up_told(struct ovl *o, const struct ovl_caller *caller, struct ovl_inode *i, off_t limit);
 /* Waits until nobody copies @i up. @i->lock is held and given up meanwhile. -EINTR: the caller is
  * killed. */
 int copyup_wait(struct ovl *o, const struct ovl_caller *caller, struct ovl_inode *i);
@@ -656,9 +662,10 @@ int copyup_wait(struct ovl *o, const struct ovl_caller *caller, struct ovl_inode
 /* copydata.c */
 /*
  * The first @size bytes at least, holes kept; @to is then @length long, and was a hole before.
- * -EINTR when the caller was killed.
+ * -EINTR when the caller was killed. @dense: there are none. The rest of what @from has may be
+ * shared with it.
  */
-int copy_data(struct layer_ref *from, int to, off_t size, off_t length,
+int copy_data(struct layer_ref *from, int to, off_t size, off_t length, bool dense,
 	      const struct ovl_caller *caller);
 /*
  * All xattrs but the overlay's private ones. With ovl_compat.whiteout_files what @to cannot hold is
