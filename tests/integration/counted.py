@@ -57,8 +57,11 @@ class Counted:
 
 
 @contextlib.contextmanager
-def counted(union, options=""):
-    """A mount of the union's layers, served by a child in the foreground."""
+def counted(union, options="", killed=False):
+    """A mount of the union's layers, served by a child in the foreground.
+
+    killed: the block has killed the child.
+    """
     log = union.base / "requests.log"
     words = lib.layer_options(union.lowers, union.upper, union.work, options)
     with open(log, "wb") as out:
@@ -77,13 +80,14 @@ def counted(union, options=""):
         mounted = Counted(union, process, log)
         mounted.requests()
         yield mounted
-        lib.Mount(union.point, "plyfs").umount()
-        assert process.wait(20) == 0
+        if not killed:
+            lib.Mount(union.point, "plyfs").umount()
+            assert process.wait(20) == 0
     finally:
         if lib.find_mount(union.point):
-            lib.abort_connection(lib.find_mount(union.point)[3])
-            with contextlib.suppress(OSError):
-                lib.sys_umount(union.point, lib.MNT_DETACH)
+            if not killed:
+                lib.abort_connection(lib.find_mount(union.point)[3])
+            lib.Mount(union.point, "plyfs").umount(lazy=True)
         if process.poll() is None:
             process.kill()
             process.wait(20)

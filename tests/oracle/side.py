@@ -181,26 +181,34 @@ class Side:
         return lambda: self.opened(h, fd, flags)
 
     def opened(self, h, fd, flags):
-        if self.touches_opened and flags & os.O_ACCMODE and not flags & (os.O_PATH | os.O_TRUNC):
+        if self.touches_opened and not flags & (os.O_PATH | os.O_TRUNC):
             try:
-                self.touch(fd, flags & os.O_APPEND)
+                self.touch(fd, flags)
             except OSError as e:
                 os.close(fd)
                 return {"error": errno.errorcode.get(e.errno, str(e.errno))}
         self.put(h, fd)
         return self.show_fd(fd)
 
-    def touch(self, fd, appends):
+    def touch(self, fd, flags):
         """
-        The kernel's overlayfs copies up at an open for writing, and then it says what forbids that.
-        With io=cached plyfs does so at the first change. This is one that changes nothing.
+        The kernel's overlayfs says at an open that the data of a file cannot be had, and copies up
+        what is opened for writing. With io=cached plyfs does so at the first access. This is one
+        that changes nothing.
         """
         st = sc.statx(fd, b"", sc.AT_EMPTY_PATH)
-        if stat.S_ISREG(st.mode):
+        if not stat.S_ISREG(st.mode):
+            return
+        plain = os.open(b"/proc/self/fd/%d" % fd, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.pread(plain, 1, 0)
+        finally:
+            os.close(plain)
+        if flags & os.O_ACCMODE:
             try:
                 os.ftruncate(fd, st.size)
             except PermissionError:
-                if not appends:
+                if not flags & os.O_APPEND:
                     raise
             os.utime(fd, ns=(st.atime, st.mtime))
 
@@ -333,9 +341,17 @@ class Side:
         # the layer's own marks (extents, inline data, ...) depend on its history
         return {"flags": struct.unpack_from("<I", buf)[0] & (0xFFF7 if fsx else 0xF8)}
 
+    def open_for_writing(self, fd):
+        """Whether the file that is open there is open for writing somewhere."""
+        fds = [f for f in self.fds if f is not None] + [m[2] for m in self.maps if m]
+        return any(fcntl.fcntl(f, fcntl.F_GETFL) & os.O_ACCMODE and os.path.sameopenfile(f, fd)
+                   for f in fds)
+
     def op_fsetflags(self, h, flags):
         """Changes only the user-visible bits, as chattr(1) does."""
         fd = self.fd(h)
+        if self.touches_opened and flags & 0x30 and self.open_for_writing(fd):
+            raise Skip  # without an OPEN nothing tells who might write before
         buf = bytearray(8)
         fcntl.ioctl(fd, sc.FS_IOC_GETFLAGS, buf)
         old = struct.unpack_from("<I", buf)[0]
