@@ -52,6 +52,10 @@ int fuse_init_negotiate(const struct fuse_init_want *want, const void *in, size_
 	out->max_write = want->max_write;
 	out->max_pages = (uint16_t)(want->max_write / (uint32_t)sysconf(_SC_PAGESIZE));
 	out->time_gran = 1;
+	/* One more filesystem may be stacked on the mount, and its files on none that is stacked.
+	 */
+	if (agreed & FUSE_PASSTHROUGH)
+		fuse_init_out_set_stack_depth(out, 1);
 	conn->minor = min(init.minor, (uint32_t)FUSE_SPOKEN_MINOR);
 	conn->flags = agreed;
 	conn->max_write = want->max_write;

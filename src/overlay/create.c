@@ -30,6 +30,7 @@ struct creation {
 	bool over_file;     /* a file hid the name, and is still there */
 	bool opaque;
 	int fd;          /* of a regular file */
+	int *contents;   /* gets one for who asked for that, or -1 */
 	struct statx st; /* of what was made */
 };
 
@@ -391,6 +392,8 @@ static int create(struct creation *c, struct ovl_inode **out)
 	if (err == 0) {
 		dir_changed(c->parent);
 		spare_lookups(c);
+		if (c->contents)
+			*c->contents = at_open(layer_fd(c->dir), c->name, O_PATH);
 		err = adopt_new(c, out);
 		if (err < 0)
 			undo(c);
@@ -423,11 +426,15 @@ static int create_entry(struct creation *c, ovl_node parent, bool keep_open, str
 	int err;
 
 	c->fd = -1;
+	if (c->contents)
+		*c->contents = -1;
 	c->parent = inode_get_dir(c->o, parent, &err);
 	if (!c->parent)
 		return err;
 	err = create(c, &i);
-	if (err == 0 && keep_open)
+	if (err && c->contents)
+		close_fd(take_fd(c->contents));
+	if (err == 0 && keep_open && !c->contents)
 		adopt_fd(c->o, i, &c->fd); /* or it is opened again when it is needed */
 	if (err == 0)
 		entry_take(c->o, i, &c->st, out);
@@ -474,11 +481,13 @@ int ovl_symlink(struct ovl *o, const struct ovl_caller *caller, ovl_node parent,
 }
 
 int ovl_create_file(struct ovl *o, const struct ovl_caller *caller, ovl_node parent,
-		    const char *name, mode_t mode, int flags, struct ovl_entry *out)
+		    const char *name, mode_t mode, int flags, struct ovl_entry *out, int *contents)
 {
-	struct creation c = {
-		.o = o, .caller = caller, .name = name, .mode = S_IFREG | (mode & 07777)
-	};
+	struct creation c = { .o = o,
+			      .caller = caller,
+			      .name = name,
+			      .mode = S_IFREG | (mode & 07777),
+			      .contents = contents };
 
 	return create_entry(&c, parent, true, out);
 }
@@ -548,7 +557,7 @@ static int open_tmpfile(struct creation *c)
 }
 
 int ovl_tmpfile(struct ovl *o, const struct ovl_caller *caller, ovl_node parent, mode_t mode,
-		int flags, struct ovl_entry *out)
+		int flags, struct ovl_entry *out, int *contents)
 {
 	struct creation c = {
 		.o = o, .caller = caller, .mode = S_IFREG | (mode & 07777), .fd = -1
@@ -567,12 +576,16 @@ int ovl_tmpfile(struct ovl *o, const struct ovl_caller *caller, ovl_node parent,
 		err = open_tmpfile(&c);
 		lock_drop(&c.parent->lock);
 	}
+	if (contents)
+		*contents = err == 0 ? at_open(c.fd, "", O_PATH) : -1;
 	if (err == 0)
 		err = adopt_tmpfile(o, &c.fd, &i);
 	if (err == 0)
 		err = entry_fill(o, i, out);
 	if (err == 0)
 		inode_opened(i);
+	else if (contents)
+		close_fd(take_fd(contents));
 	close_fd(c.fd);
 	layer_ref_put(c.dir);
 	inode_put(o, i);

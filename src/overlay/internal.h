@@ -674,6 +674,10 @@ int copy_data(struct layer_ref *from, int to, off_t size, off_t length, bool den
 int copy_xattrs(struct ovl *o, struct layer_ref *from, const char *from_name, int to,
 		const char *to_name);
 
+/* direct.c */
+/* Whether somebody else may read and write @i's contents for us. @lower: see ovl_open_direct(). */
+void direct_find(struct ovl *o, struct ovl_inode *i, bool lower, struct ovl_direct *out);
+
 /* sync.c: what -o fsync= asks for. */
 /* Whether a directory that is copied up is synced; then sync_copied() wants it opened. */
 bool sync_wants_dirs(const struct ovl *o);

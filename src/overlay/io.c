@@ -32,24 +32,42 @@ static int truncate_at_open(struct ovl *o, const struct ovl_caller *caller, stru
 	return ftruncate(layer_fd(file), 0) < 0 ? -errno : 0;
 }
 
-int ovl_open(struct ovl *o, const struct ovl_caller *caller, ovl_node node, int flags)
+/* @direct: NULL, or where nothing needs to be opened. */
+static int open_inode(struct ovl *o, const struct ovl_caller *caller, struct ovl_inode *i,
+		      int flags, bool lower, struct ovl_direct *direct)
 {
-	struct ovl_inode *i = inode_get(o, node);
 	autoref struct layer_ref *file = NULL;
 	bool write = opens_for_write(flags);
-	int err;
+	int err = open_allowed(i, flags);
 
-	if (!i)
-		return -ESTALE;
-	err = open_allowed(i, flags);
 	if (err == 0 && write)
 		err = copy_up(o, caller, i, flags & O_TRUNC ? 0 : COPY_ALL);
-	if (err == 0)
+	if (err == 0 && direct)
+		direct_find(o, i, lower && !write, direct);
+	if (err == 0 && (!direct || !direct->possible || (flags & O_TRUNC)))
 		err = file_ref(o, i, write, &file);
 	if (err == 0 && (flags & O_TRUNC))
 		err = truncate_at_open(o, caller, i, file);
 	if (err == 0)
 		inode_opened(i);
+	return err;
+}
+
+int ovl_open(struct ovl *o, const struct ovl_caller *caller, ovl_node node, int flags)
+{
+	struct ovl_inode *i = inode_get(o, node);
+	int err = i ? open_inode(o, caller, i, flags, false, NULL) : -ESTALE;
+
+	inode_put(o, i);
+	return err;
+}
+
+int ovl_open_direct(struct ovl *o, const struct ovl_caller *caller, ovl_node node, int flags,
+		    bool lower, struct ovl_direct *out)
+{
+	struct ovl_inode *i = inode_get(o, node);
+	int err = i ? open_inode(o, caller, i, flags, lower, out) : -ESTALE;
+
 	inode_put(o, i);
 	return err;
 }

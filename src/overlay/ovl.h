@@ -256,7 +256,8 @@ struct ovl_entry {
  * directory that it is in: -ESTALE when @parent has no name any more.
  */
 int ovl_lookup(struct ovl *o, ovl_node parent, const char *name, struct ovl_entry *out);
-void ovl_forget(struct ovl *o, ovl_node node, uint64_t nlookup);
+/* Whether that was the last: nobody has the nodeid any more. */
+bool ovl_forget(struct ovl *o, ovl_node node, uint64_t nlookup);
 
 /*
  * With nfs_export: what an object is known by outside of this union's life. @number is its stx_ino,
@@ -331,12 +332,49 @@ int ovl_rename(struct ovl *o, const struct ovl_caller *caller, ovl_node parent, 
  */
 int ovl_open(struct ovl *o, const struct ovl_caller *caller, ovl_node node, int flags);
 void ovl_release(struct ovl *o, ovl_node node, int flags);
-/* Makes the name and opens it in one. -EEXIST when it is there. */
+/*
+ * Makes the name and opens it in one. -EEXIST when it is there. @contents: NULL, or gets what
+ * ovl_open_contents() would give, or -1.
+ */
 int ovl_create_file(struct ovl *o, const struct ovl_caller *caller, ovl_node parent,
-		    const char *name, mode_t mode, int flags, struct ovl_entry *out);
+		    const char *name, mode_t mode, int flags, struct ovl_entry *out, int *contents);
 /* O_TMPFILE: an open file without a name in @parent's filesystem; ovl_link() may give it one. */
 int ovl_tmpfile(struct ovl *o, const struct ovl_caller *caller, ovl_node parent, mode_t mode,
-		int flags, struct ovl_entry *out);
+		int flags, struct ovl_entry *out, int *contents);
+
+/*
+ * For who has the kernel read and write the real file itself, in the place of ovl_read() and
+ * ovl_write(), which may be mixed with that.
+ */
+struct ovl_direct {
+	bool possible;
+	unsigned int layer; /* with the contents; 0: upper, where they stay */
+};
+
+/*
+ * As ovl_open(), but opens nothing where the contents may be had directly: those of upper for good,
+ * those of a lower layer as long as nobody can change them. @lower: those that may be copied up
+ * too, to be read.
+ */
+int ovl_open_direct(struct ovl *o, const struct ovl_caller *caller, ovl_node node, int flags,
+		    bool lower, struct ovl_direct *out);
+/*
+ * An fd of the real file with the contents, the caller's, perhaps O_PATH. One of a lower layer is
+ * on a read-only mount or filesystem: -EROFS where there is none.
+ */
+int ovl_open_contents(struct ovl *o, ovl_node node, unsigned int *layer);
+/*
+ * Whether what is written has to come through ovl_write(), for which there is more to do: the file
+ * has set-id bits, may only grow or not be changed. Or a negative errno.
+ */
+int ovl_guards_writes(struct ovl *o, ovl_node node);
+/*
+ * Whether the real file may change without a call, by somebody who has it open for writing or
+ * mapped. True when that cannot be known.
+ */
+bool ovl_is_written(struct ovl *o, ovl_node node);
+/* A regular file without a name in upper's filesystem, or any where there is no upper. */
+int ovl_open_sample(struct ovl *o);
 
 ssize_t ovl_read(struct ovl *o, ovl_node node, void *buf, size_t size, off_t off);
 /* Copies up at need. @kill_priv: drop suid, and sgid if group-executable, first. */

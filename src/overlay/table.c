@@ -329,13 +329,13 @@ void inode_count_lookup(struct ovl *o, struct ovl_inode *i)
 	pthread_mutex_unlock(slot_lock(&o->table, index));
 }
 
-void ovl_forget(struct ovl *o, ovl_node node, uint64_t nlookup)
+bool ovl_forget(struct ovl *o, ovl_node node, uint64_t nlookup)
 {
 	struct ovl_inode *i = node == OVL_ROOT ? NULL : inode_get(o, node);
 	bool last;
 
 	if (!i)
-		return;
+		return false;
 	pthread_mutex_lock(slot_lock(&o->table, (uint32_t)node));
 	last = i->nlookup && i->nlookup <= nlookup;
 	i->nlookup -= min(i->nlookup, nlookup);
@@ -343,6 +343,7 @@ void ovl_forget(struct ovl *o, ovl_node node, uint64_t nlookup)
 	if (last)
 		inode_put(o, i);
 	inode_put(o, i);
+	return last;
 }
 
 struct ovl_name *name_new(struct ovl_inode *parent, const char *text, size_t len)

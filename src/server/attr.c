@@ -18,15 +18,19 @@ static void reply_attr(struct server *s, struct fuse_request *req, int err, stru
 	}
 	server_show(s, server_node(s, req->in->nodeid), attr);
 	server_fill_attr(&out.attr, attr);
+	if (unlikely(!server_is_steady(s, req->in->nodeid, attr->stx_mode)))
+		out.attr_valid = out.attr_valid_nsec = 0;
 	fuse_reply(req, &out, sizeof(out));
 }
 
 void server_getattr(void *ctx, struct fuse_request *req)
 {
 	struct server *s = ctx;
+	ovl_node node = server_node(s, req->in->nodeid);
 	struct statx attr;
 
-	reply_attr(s, req, ovl_getattr(s->o, server_node(s, req->in->nodeid), &attr), &attr);
+	server_settle(s, req->in->nodeid, node);
+	reply_attr(s, req, ovl_getattr(s->o, node, &attr), &attr);
 }
 
 void server_statx(void *ctx, struct fuse_request *req)
@@ -35,14 +39,18 @@ void server_statx(void *ctx, struct fuse_request *req)
 	struct fuse_statx_out out = { .attr_valid = s->valid, .attr_valid_nsec = s->valid_nsec };
 	struct statx attr;
 	ovl_node node = server_node(s, req->in->nodeid);
-	int err = ovl_getattr(s->o, node, &attr);
+	int err;
 
+	server_settle(s, req->in->nodeid, node);
+	err = ovl_getattr(s->o, node, &attr);
 	if (err) {
 		server_reply_status(req, err);
 		return;
 	}
 	server_show(s, node, &attr);
 	server_fill_statx(&out.stat, &attr);
+	if (unlikely(!server_is_steady(s, req->in->nodeid, attr.stx_mode)))
+		out.attr_valid = out.attr_valid_nsec = 0;
 	fuse_reply(req, &out, sizeof(out));
 }
 

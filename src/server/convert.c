@@ -102,9 +102,12 @@ int server_fill_entry(struct server *s, struct fuse_entry_out *out, const struct
 		int err =
 			server_exports_count(s->exports, in->node, &out->nodeid, &out->generation);
 
-		if (err)
+		if (err) {
 			ovl_forget(s->o, in->node, 1);
-		return err;
+			return err;
+		}
 	}
+	if (unlikely(!server_is_steady(s, out->nodeid, out->attr.mode)))
+		out->attr_valid = out->attr_valid_nsec = 0;
 	return 0;
 }

@@ -25,11 +25,6 @@
 /* In the upper half of each file handle: a number from elsewhere must not be taken for one. */
 #define HANDLE_TAG 0x706c7966ULL
 
-static uint64_t encode_handle(int flags)
-{
-	return HANDLE_TAG << 32 | (uint32_t)flags;
-}
-
 /* Without an OPEN there is no handle: 0. */
 static void tell_handle(struct ovl_caller *caller, uint64_t fh)
 {
@@ -42,14 +37,37 @@ static bool valid_range(uint64_t offset, uint64_t length)
 	return offset <= INT64_MAX && length <= INT64_MAX - offset;
 }
 
-static void fill_open(const struct server *s, const struct fuse_request *req, int flags,
-		      struct fuse_open_out *out)
+/* Fills the reply to what the engine has opened. -ESTALE: the kernel is to look again. */
+static int fill_open(struct server *s, const struct fuse_request *req, uint64_t nodeid, int flags,
+		     const struct ovl_direct *direct, int contents, const struct statx *made,
+		     struct fuse_open_out *out)
 {
-	*out = (struct fuse_open_out){ .fh = encode_handle(flags) };
+	int err = 0;
+
+	*out = (struct fuse_open_out){ .fh = HANDLE_TAG << 32 | (uint32_t)flags };
 	if (s->coherent)
 		out->open_flags |= FOPEN_KEEP_CACHE;
 	if (req->conn->minor >= 35) /* there is nothing to flush but the kernel's own mappings */
 		out->open_flags |= FOPEN_NOFLUSH;
+	if (s->opens)
+		err = server_begin_open(s, nodeid, flags, direct, contents, made, out);
+	return err;
+}
+
+/* What fill_open() and the engine have counted. */
+static void end_open(struct server *s, uint64_t nodeid, uint64_t fh)
+{
+	if (s->opens)
+		server_end_open(s, nodeid, fh);
+	ovl_release(s->o, server_node(s, nodeid), (int)(uint32_t)fh & OPEN_FLAGS);
+}
+
+static int open_by_engine(struct server *s, const struct ovl_caller *caller, ovl_node node,
+			  int flags, struct ovl_direct *direct)
+{
+	if (!s->opens)
+		return ovl_open(s->o, caller, node, flags);
+	return ovl_open_direct(s->o, caller, node, flags, s->passthrough_all, direct);
 }
 
 void server_open(void *ctx, struct fuse_request *req)
@@ -57,7 +75,9 @@ void server_open(void *ctx, struct fuse_request *req)
 	struct server *s = ctx;
 	const struct fuse_open_in *arg = req->arg;
 	struct ovl_caller caller = server_caller(s, req);
+	uint64_t nodeid = req->in->nodeid;
 	int flags = (int)arg->flags & OPEN_FLAGS;
+	struct ovl_direct direct;
 	struct fuse_open_out out;
 	int err;
 
@@ -66,19 +86,23 @@ void server_open(void *ctx, struct fuse_request *req)
 		return;
 	}
 	caller.kill_priv = arg->open_flags & FUSE_OPEN_KILL_SUIDGID;
-	err = ovl_open(s->o, &caller, server_node(s, req->in->nodeid), flags);
-	if (err) {
-		server_reply_status(req, err);
-		return;
+	err = open_by_engine(s, &caller, server_node(s, nodeid), flags, &direct);
+	if (!err) {
+		err = fill_open(s, req, nodeid, flags, &direct, -1, NULL, &out);
+		if (err)
+			ovl_release(s->o, server_node(s, nodeid), flags);
 	}
-	fill_open(s, req, flags, &out);
-	if (fuse_reply(req, &out, sizeof(out)) < 0)
-		ovl_release(s->o, server_node(s, req->in->nodeid), flags);
+	if (err)
+		server_reply_status(req, err);
+	else if (fuse_reply(req, &out, sizeof(out)) < 0)
+		end_open(s, nodeid, out.fh);
 }
 
+/* @contents: of the new file, for passthrough; or -1. */
 static void reply_created(struct server *s, struct fuse_request *req, int err, int flags,
-			  const struct ovl_entry *entry)
+			  const struct ovl_entry *entry, int contents)
 {
+	const struct ovl_direct direct = { .possible = contents >= 0 };
 	struct fuse_entry_out entry_out;
 	struct fuse_open_out open_out;
 
@@ -92,9 +116,18 @@ static void reply_created(struct server *s, struct fuse_request *req, int err, i
 		server_reply_status(req, err);
 		return;
 	}
-	fill_open(s, req, flags, &open_out);
-	if (fuse_reply_pair(req, &entry_out, sizeof(entry_out), &open_out, sizeof(open_out)) < 0) {
+	err = fill_open(s, req, entry_out.nodeid, flags, &direct, contents, &entry->attr,
+			&open_out);
+	if (err)
 		ovl_release(s->o, entry->node, flags);
+	else if (!server_is_steady(s, entry_out.nodeid, entry_out.attr.mode))
+		entry_out.attr_valid = entry_out.attr_valid_nsec = 0;
+	if (err) {
+		server_reply_status(req, err);
+		server_forget_nodeid(s, entry_out.nodeid, 1);
+	} else if (fuse_reply_pair(req, &entry_out, sizeof(entry_out), &open_out,
+				   sizeof(open_out)) < 0) {
+		end_open(s, entry_out.nodeid, open_out.fh);
 		server_forget_nodeid(s, entry_out.nodeid, 1);
 	}
 }
@@ -106,19 +139,20 @@ void server_create(void *ctx, struct fuse_request *req)
 	struct ovl_caller caller;
 	int flags = (int)arg->flags & OPEN_FLAGS;
 	struct ovl_entry entry;
+	autofd int contents = -1;
 	int err = server_creator(s, req, arg->umask, &caller);
 
 	if (!err)
 		err = ovl_create_file(s->o, &caller, server_node(s, req->in->nodeid),
 				      req->string[0], server_mode(s, arg->mode, arg->umask), flags,
-				      &entry);
+				      &entry, s->opens ? &contents : NULL);
 	/*
 	 * The kernel believed that there was no such name. It must look again and check the
 	 * caller's rights to what there is, which it does after ESTALE.
 	 */
 	if (err == -EEXIST && !(arg->flags & O_EXCL))
 		err = -ESTALE;
-	reply_created(s, req, err, flags, &entry);
+	reply_created(s, req, err, flags, &entry, contents);
 }
 
 void server_tmpfile(void *ctx, struct fuse_request *req)
@@ -129,12 +163,14 @@ void server_tmpfile(void *ctx, struct fuse_request *req)
 	/* O_EXCL: it may never get a name. The kernel keeps that itself. */
 	int flags = (int)arg->flags & OPEN_FLAGS;
 	struct ovl_entry entry;
+	autofd int contents = -1;
 	int err = server_creator(s, req, arg->umask, &caller);
 
 	if (!err)
 		err = ovl_tmpfile(s->o, &caller, server_node(s, req->in->nodeid),
-				  server_mode(s, arg->mode, arg->umask), flags, &entry);
-	reply_created(s, req, err, flags, &entry);
+				  server_mode(s, arg->mode, arg->umask), flags, &entry,
+				  s->opens ? &contents : NULL);
+	reply_created(s, req, err, flags, &entry, contents);
 }
 
 void server_release(void *ctx, struct fuse_request *req)
@@ -146,7 +182,7 @@ void server_release(void *ctx, struct fuse_request *req)
 		server_reply_status(req, -EBADF);
 		return;
 	}
-	ovl_release(s->o, server_node(s, req->in->nodeid), (int)(uint32_t)arg->fh);
+	end_open(s, req->in->nodeid, arg->fh);
 	fuse_reply_error(req, 0);
 }
 

@@ -73,9 +73,12 @@ static int start_session(struct server *s, const struct server_config *config)
 		.report = report,
 		.allowed = s->allow_root ? allowed : NULL,
 	};
+	int err;
 
 	if (ovl_has_acl(s->o) && !s->no_acl)
 		session.want.flags |= FUSE_POSIX_ACL;
+	if (s->io == SERVER_IO_PASSTHROUGH)
+		session.want.flags |= FUSE_PASSTHROUGH;
 	/* With it requests do not say any more who makes them, which allow_root has to know. */
 	if (!s->allow_root)
 		session.want.flags |= FUSE_ALLOW_IDMAP;
@@ -90,7 +93,8 @@ static int start_session(struct server *s, const struct server_config *config)
 	 * change. */
 	if (!s->coherent)
 		session.want.flags |= FUSE_AUTO_INVAL_DATA;
-	return fuse_session_create(&session, &s->session);
+	err = fuse_backing_init(&s->backing, s->mount.fd);
+	return err ? err : fuse_session_create(&session, &s->session);
 }
 
 /*
@@ -99,8 +103,8 @@ static int start_session(struct server *s, const struct server_config *config)
  */
 static void choose_cached(struct server *s, const struct server_config *config)
 {
-	bool cached = config->io == SERVER_IO_CACHED ||
-		      (config->io == SERVER_IO_AUTO && !ovl_may_trust());
+	/* Who asked for passthrough in vain gets an open for each file. */
+	bool cached = s->io == SERVER_IO_CACHED && config->io != SERVER_IO_PASSTHROUGH;
 
 	s->silent_opendir = s->coherent && !s->allow_root;
 	s->silent_open = s->silent_opendir && cached;
@@ -124,12 +128,6 @@ static void choose_view(struct server *s, const struct server_config *config)
 	s->hides_acl = s->no_acl && ovl_has_acl(s->o);
 	s->alters = s->uids || s->gids || s->static_nlink || s->counts_links || s->ino32 ||
 		    s->hides_acl;
-}
-
-/* How data gets through in the end; before INIT is negotiated, whose flags follow from it. */
-static void choose_io(struct server *s)
-{
-	s->io = SERVER_IO_CACHED;
 }
 
 int server_mount(const struct server_config *config, struct ovl *o, struct server **out,
@@ -160,7 +158,7 @@ int server_mount(const struct server_config *config, struct ovl *o, struct serve
 	s->view = config->view;
 	server_set_timeout(s, config->timeout);
 	choose_view(s, config);
-	choose_io(s);
+	server_choose_io(s, config);
 	choose_cached(s, config);
 	fuse_session_block_signals(&signals);
 	err = ovl_get_features(o)->nfs_export ? server_exports_new(o, &s->exports) : 0;
@@ -207,6 +205,7 @@ void server_free(struct server *s)
 	if (s->hook)
 		atomic_store(&s->hook->server, NULL);
 	server_exports_free(s->exports);
+	server_opens_free(s->opens);
 	fuse_session_free(s->session);
 	fuse_mount_free(&s->mount);
 	free(s);

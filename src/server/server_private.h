@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * Shared by the files of the server: ops.c (the table), namespace.c, attr.c, file.c, dir.c,
- * xattr.c, ioctl.c (handlers by topic), convert.c, ids.c, mapping.c, exports.c and server.c.
+ * xattr.c, ioctl.c (handlers by topic), passthrough.c, convert.c, ids.c, mapping.c, exports.c and
+ * server.c.
  *
  * Threads: handlers run in any thread. Everything in struct server is constant while it serves but
- * exports, which have their own lock, and flushing.
+ * exports and opens, which have their own locks, refused and flushing.
  */
 #pragma once
 
@@ -15,12 +16,14 @@
 #include <stdio.h>
 #include <sys/types.h>
 
+#include "fuse/backing.h"
 #include "fuse/mount.h"
 #include "fuse/request.h"
 #include "fuse/session.h"
 #include "overlay/ovl.h"
 #include "server/exports.h"
 #include "server/ids.h"
+#include "server/opens.h"
 #include "server/server.h"
 #include "util/base.h"
 
@@ -45,8 +48,14 @@ struct server {
 	bool allow_other;
 	bool allow_root;
 	enum server_io io; /* what is in effect: never SERVER_IO_AUTO */
-	const char *view;  /* words of -o, or NULL */
-	uid_t owner;       /* who mounted */
+	/* NULL: there is no passthrough, neither wanted nor agreed on with the kernel. */
+	struct server_opens *opens;
+	struct fuse_backing backing;
+	bool passthrough_all;
+	/* Layers whose files cannot be passed through: a bit each. */
+	_Atomic uint64_t refused[OVL_MAX_LAYERS / 64 + 1];
+	const char *view; /* words of -o, or NULL */
+	uid_t owner;      /* who mounted */
 	/* How the mount shows the numbers of users and groups; NULL when it shows them as they
 	 * are. */
 	const struct id_map *uids;
@@ -79,6 +88,33 @@ int server_fill_entry(struct server *s, struct fuse_entry_out *out, const struct
 uint32_t server_encode_dev(dev_t dev);
 dev_t server_decode_dev(uint32_t wire);
 
+/* passthrough.c: which way a file is open, and what follows from it. */
+
+/* Before INIT. @config: what is asked for. A warning where that was asked for by name in vain. */
+void server_choose_io(struct server *s, const struct server_config *config);
+/*
+ * Opens a file that the engine has opened as @direct says. @contents: an fd of it if there is one,
+ * else -1; stays the caller's. @made: attributes of what is new, else NULL. @out is filled as for a
+ * cached open.
+ * -ESTALE: the kernel is to look it up anew.
+ */
+int server_begin_open(struct server *s, uint64_t nodeid, int flags, const struct ovl_direct *direct,
+		      int contents, const struct statx *made, struct fuse_open_out *out);
+/* Undoes that. @fh: what it has put into @out. */
+void server_end_open(struct server *s, uint64_t nodeid, uint64_t fh);
+void server_forget_backing(struct server *s, uint64_t nodeid);
+/*
+ * Before attributes of @nodeid are asked for that may be cached afterwards: finds out whether it
+ * still is mapped, which the kernel does not say.
+ */
+void server_settle(struct server *s, uint64_t nodeid, ovl_node node);
+
+/* Whether the kernel may cache attributes with @mode. */
+static inline bool server_is_steady(const struct server *s, uint64_t nodeid, uint32_t mode)
+{
+	return !s->opens || server_opens_steady(s->opens, nodeid, mode);
+}
+
 /* The engine's number of what the kernel calls @nodeid. */
 static inline ovl_node server_node(const struct server *s, uint64_t nodeid)
 {
@@ -91,8 +127,8 @@ static inline void server_forget_nodeid(struct server *s, uint64_t nodeid, uint6
 {
 	ovl_node node = s->exports ? server_exports_forget(s->exports, nodeid, nlookup) : nodeid;
 
-	if (node)
-		ovl_forget(s->o, node, nlookup);
+	if (node && ovl_forget(s->o, node, nlookup) && s->opens)
+		server_forget_backing(s, nodeid);
 }
 
 /* Whether the kernel holds back what is written, and so knows size and times better than we. */

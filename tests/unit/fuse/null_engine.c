@@ -103,10 +103,11 @@ int ovl_resolve(struct ovl *o, const struct ovl_caller *caller, uint64_t number,
 	return made(called(caller, 0), out);
 }
 
-void ovl_forget(struct ovl *o, ovl_node node, uint64_t nlookup)
+bool ovl_forget(struct ovl *o, ovl_node node, uint64_t nlookup)
 {
 	called(NULL, node);
 	null_engine.lookups -= (int64_t)nlookup;
+	return true;
 }
 
 int ovl_getattr(struct ovl *o, ovl_node node, struct statx *out)
@@ -209,10 +210,11 @@ void ovl_release(struct ovl *o, ovl_node node, int flags)
 }
 
 int ovl_create_file(struct ovl *o, const struct ovl_caller *caller, ovl_node parent,
-		    const char *name, mode_t mode, int flags, struct ovl_entry *out)
+		    const char *name, mode_t mode, int flags, struct ovl_entry *out, int *contents)
 {
 	int err = called(caller, parent);
 
+	check(!contents); /* there is no passthrough */
 	check_name(name);
 	null_engine.mode = mode;
 	null_engine.flags = flags;
@@ -221,9 +223,42 @@ int ovl_create_file(struct ovl *o, const struct ovl_caller *caller, ovl_node par
 }
 
 int ovl_tmpfile(struct ovl *o, const struct ovl_caller *caller, ovl_node parent, mode_t mode,
-		int flags, struct ovl_entry *out)
+		int flags, struct ovl_entry *out, int *contents)
 {
-	return ovl_create_file(o, caller, parent, "tmpfile", mode, flags, out);
+	return ovl_create_file(o, caller, parent, "tmpfile", mode, flags, out, contents);
+}
+
+/* Passthrough needs a kernel: none of these is called. */
+
+bool ovl_may_trust(void)
+{
+	return false;
+}
+
+int ovl_open_sample(struct ovl *o)
+{
+	return -EPERM;
+}
+
+int ovl_open_direct(struct ovl *o, const struct ovl_caller *caller, ovl_node node, int flags,
+		    bool lower, struct ovl_direct *out)
+{
+	return -EPERM;
+}
+
+int ovl_open_contents(struct ovl *o, ovl_node node, unsigned int *layer)
+{
+	return -EPERM;
+}
+
+int ovl_guards_writes(struct ovl *o, ovl_node node)
+{
+	return -EPERM;
+}
+
+bool ovl_is_written(struct ovl *o, ovl_node node)
+{
+	return true;
 }
 
 ssize_t ovl_read(struct ovl *o, ovl_node node, void *buf, size_t size, off_t off)
