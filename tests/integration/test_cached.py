@@ -396,6 +396,20 @@ def test_what_was_synced_survives_the_server(union):
     assert read(m / "new") == b"n" * 5000
 
 
+def test_a_signal_has_all_written_back(union):
+    """Though the server goes while a file is open."""
+    with counted(union, CACHED, killed=True) as mounted:
+        fd = os.open(mounted.point / "f", os.O_RDWR | os.O_CREAT)
+        os.write(fd, b"d" * MIB)
+        mounted.process.terminate()
+        lib.wait_for(lambda: not lib.find_mount(union.point), 10, "the unmount")
+        assert read(union.upper / "f") == b"d" * MIB
+        mounted.process.terminate()  # or it would wait for the file to be closed
+        mounted.process.wait(10)
+        with contextlib.suppress(OSError):
+            os.close(fd)
+
+
 @pytest.mark.privileged("mounts a small file system")
 def test_no_room_is_told(new_union, scratch):
     with lib.tmpfs(scratch, size="2m") as fs:
