@@ -186,6 +186,7 @@ static void choose_view(struct server *s, const struct server_config *config)
 	s->counts_links = config->counts_links;
 	s->ino32 = config->ino32;
 	s->no_xattrs = config->no_xattrs;
+	s->no_labels = !server_kernel_has_labels();
 	s->no_acl = config->no_acl || config->no_xattrs;
 	s->hides_acl = s->no_acl && ovl_has_acl(s->o);
 	s->alters = s->uids || s->gids || s->static_nlink || s->counts_links || s->ino32 ||

@@ -23,6 +23,7 @@
 #include "overlay/ovl.h"
 #include "server/exports.h"
 #include "server/ids.h"
+#include "server/listers.h"
 #include "server/opens.h"
 #include "server/server.h"
 #include "util/base.h"
@@ -43,7 +44,8 @@ struct server {
 	 * begins with the first WRITE, SETATTR or FALLOCATE.
 	 */
 	bool silent_open;
-	bool silent_opendir;  /* the same of directories, whichever way files go */
+	bool silent_opendir; /* the same of directories, whichever way files go */
+	struct server_listers listers;
 	atomic_uint flushing; /* threads in server_have_written_back() */
 	bool allow_other;
 	bool allow_root;
@@ -65,6 +67,7 @@ struct server {
 	bool counts_links; /* unless static_nlink */
 	bool ino32;
 	bool hides_acl; /* there may be ACLs, and nobody checks them */
+	bool no_labels; /* the kernel knows none of SELinux */
 	bool no_acl;
 	bool no_xattrs;
 };
@@ -258,6 +261,8 @@ void server_getxattr(void *ctx, struct fuse_request *req);
 void server_listxattr(void *ctx, struct fuse_request *req);
 void server_setxattr(void *ctx, struct fuse_request *req);
 void server_removexattr(void *ctx, struct fuse_request *req);
+/* Whether the kernel was built and started with SELinux; true when that cannot be known. */
+bool server_kernel_has_labels(void);
 
 /* status.c: see status.h */
 bool server_status_is_asked(const struct fuse_request *req);

@@ -106,6 +106,46 @@ def test_warm_listings_take_no_request(union, options):
         assert "RELEASEDIR" not in m.count(late=True)
 
 
+def walk(top, look):
+    """List a tree as find(1) does, or as ls -lR."""
+    for path, directories, files in os.walk(top):
+        for name in files if look else ():
+            os.lstat(os.path.join(path, name))
+
+
+@pytest.mark.parametrize("look", [False, True], ids=["find", "ls-lR"])
+def test_listings_say_what_is_needed(union, look):
+    """Who wants names gets names; who looks at the files needs no LOOKUP for each."""
+    for d in range(20):
+        for i in range(20):
+            write(union.lower() / f"t/d{d:02}/f{i}", "x")
+    with counted(union) as m:
+        found = m.of(walk, m.point / "t", look)
+        # the first directory is t, the second is the first that is listed by names only
+        assert found["READDIRPLUS"] == 21
+        assert found["LOOKUP"] <= 1 + (20 if look else 0)
+        # that files were known of before is seen by the requests of who looks at them now
+        m.of(walk, m.point / "t", True)
+        again = m.of(walk, m.point / "t", True)
+        assert again == {}
+    with counted(union) as m:
+        lib.in_child(walk, m.point / "t", look)
+        later = m.of(lambda: [os.lstat(m.point / f"t/d{d:02}/f7") for d in range(20)])
+        assert later.get("LOOKUP", 0) == (0 if look else 20)
+
+
+def test_ls_asks_for_no_labels(union):
+    if "\tselinuxfs\n" in lib.read("/proc/filesystems").decode():
+        pytest.skip("this kernel has SELinux")
+    write(union.lower() / "f", "x")
+    m = union.mount()
+    with raises(errno.ENOTSUP):
+        os.getxattr(m / "f", "security.selinux")
+    if lib.settings.level == "root":
+        os.setxattr(m / "f", "security.selinux", b"label\0")
+        assert os.getxattr(m / "f", "security.selinux") == b"label\0"
+
+
 @pytest.mark.parametrize("options", [CACHED + ",timeout=1", CACHED + ",allow_root"])
 def test_requests_come_where_they_are_needed(union, options):
     """The layers may change, or it matters who opens."""
