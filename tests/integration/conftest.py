@@ -53,6 +53,7 @@ def pytest_configure(config):
         "unprivileged(why): is about an ordinary user",
         "disk(why): needs layers on a disk file system, not on tmpfs",
         "plyfs_only(why): the kernel's overlayfs does otherwise",
+        "opens: is about what open(2) answers, which io=cached leaves to the first access",
         "origin: in a user namespace the kernel's overlayfs loses sight of what it copied up",
         "slow: takes more than some seconds",
     ):
@@ -196,6 +197,7 @@ def pytest_collection_modifyitems(config, items):
             or (level != "userns" and item.get_closest_marker("userns"))
             or (lib.settings.backing == "tmpfs" and item.get_closest_marker("disk"))
             or (impl == "kernel" and item.get_closest_marker("plyfs_only"))
+            or (lib.settings.silent_open and item.get_closest_marker("opens"))
             or (impl == "kernel" and level == "user")
             or (impl == "kernel" and level == "userns" and item.get_closest_marker("origin"))
         )

@@ -101,8 +101,10 @@ def test_warm_listings_take_no_request(union, options):
                 assert names(m.point / f"d{i}") == ["f"]
 
         assert m.of(list_them)["READDIRPLUS"] >= 5
-        m.of(list_them)  # atime
-        assert m.of(list_them) == {}
+        m.of(list_them)
+        again = m.of(list_them)
+        again.pop("GETATTR", None)  # of directories, whose atime a reader may change
+        assert again == {}
         assert "RELEASEDIR" not in m.count(late=True)
 
 
@@ -127,6 +129,7 @@ def test_listings_say_what_is_needed(union, look):
         # that files were known of before is seen by the requests of who looks at them now
         m.of(walk, m.point / "t", True)
         again = m.of(walk, m.point / "t", True)
+        again.pop("GETATTR", None)  # of directories, whose atime a reader may change
         assert again == {}
     with counted(union) as m:
         lib.in_child(walk, m.point / "t", look)

@@ -439,7 +439,7 @@ def test_a_write_that_failed_counts(union, witness):
     arguments = ["-e", "trace=pwrite64,fsopen", "-e", "inject=pwrite64:error=EIO:when=1"]
     if not witness:
         arguments += ["-e", "inject=fsopen:error=EPERM"]
-    with traced(union, "volatile,writeback=0", *arguments) as t:
+    with traced(union, "volatile,io=cached,writeback=0", *arguments) as t:
         m = union.point
         with opened(m / "big", os.O_WRONLY) as fd:
             os.fsync(fd)

@@ -140,7 +140,7 @@ def test_no_inodes(new_union, scratch, write_through):
 
 
 @pytest.mark.root("makes a file system with a quota")
-def test_quota_exceeded_in_copy_up(new_union, scratch):
+def test_quota_exceeded_in_copy_up(new_union, scratch, write_through):
     with lib.loop_filesystem(scratch, "btrfs", 300 * MIB) as fs:
         volume = fs / "volume"
 
