@@ -392,7 +392,7 @@ static int create(struct creation *c, struct ovl_inode **out)
 	if (err == 0) {
 		dir_changed(c->parent);
 		spare_lookups(c);
-		if (c->contents)
+		if (c->contents && !override_in_upper(c->o))
 			*c->contents = at_open(layer_fd(c->dir), c->name, O_PATH);
 		err = adopt_new(c, out);
 		if (err < 0)
@@ -577,7 +577,7 @@ int ovl_tmpfile(struct ovl *o, const struct ovl_caller *caller, ovl_node parent,
 		lock_drop(&c.parent->lock);
 	}
 	if (contents)
-		*contents = err == 0 ? at_open(c.fd, "", O_PATH) : -1;
+		*contents = err == 0 && !override_in_upper(o) ? at_open(c.fd, "", O_PATH) : -1;
 	if (err == 0)
 		err = adopt_tmpfile(o, &c.fd, &i);
 	if (err == 0)

@@ -107,6 +107,8 @@ int server_fill_entry(struct server *s, struct fuse_entry_out *out, const struct
 			return err;
 		}
 	}
+	if (unlikely(s->passthrough_all) && server_opens_left(s->opens, out->nodeid))
+		out->nodeid |= SERVER_SECOND_INODE;
 	if (unlikely(!server_is_steady(s, out->nodeid, out->attr.mode)))
 		out->attr_valid = out->attr_valid_nsec = 0;
 	return 0;

@@ -24,6 +24,7 @@ struct open_inode {
 	bool idle;            /* is in that list */
 	bool mapped;          /* may be, for writing */
 	bool passed;          /* was open passthrough: the page cache may be behind */
+	bool left;
 	uint32_t cached;      /* opens through the page cache */
 	uint32_t passthrough; /* and past it */
 	uint32_t writers;     /* of those */
@@ -44,7 +45,8 @@ struct server_opens {
 	struct shard shards[SHARDS];
 	/* Inodes with writers, or mapped: while there are none, nobody needs to look. */
 	_Atomic uint32_t unsteady;
-	uint32_t idle_max; /* of a shard; constant */
+	_Atomic uint32_t left; /* inodes that are */
+	uint32_t idle_max;     /* of a shard; constant */
 };
 
 static uint64_t mix(uint64_t nodeid)
@@ -278,6 +280,10 @@ int server_opens_enter(struct server_opens *x, struct server_opening *o)
 			count_passthrough(x, i, o);
 		else if (way == SERVER_WAY_CACHED)
 			i->cached++;
+		if (way == SERVER_WAY_STALE && !i->left) {
+			i->left = true;
+			atomic_fetch_add(&x->left, 1);
+		}
 		if (o->id > 0 && (way != SERVER_WAY_PASSTHROUGH || i->id != o->id))
 			o->unused = o->id;
 		if (way == SERVER_WAY_PASSTHROUGH)
@@ -337,10 +343,29 @@ int32_t server_opens_forget(struct server_opens *x, uint64_t nodeid)
 		id = i->id;
 		i->mapped = false;
 		count_unsteady(x, i, before);
+		if (i->left)
+			atomic_fetch_sub(&x->left, 1);
 		drop(shard, i);
 	}
 	pthread_mutex_unlock(&shard->lock);
 	return id;
+}
+
+bool server_opens_left(struct server_opens *x, uint64_t nodeid)
+{
+	struct shard *shard;
+	const struct open_inode *i;
+	bool left;
+
+	if (!atomic_load(&x->left))
+		return false;
+	nodeid &= ~SERVER_SECOND_INODE;
+	shard = shard_of(x, nodeid);
+	pthread_mutex_lock(&shard->lock);
+	i = find(shard, nodeid);
+	left = i && i->left;
+	pthread_mutex_unlock(&shard->lock);
+	return left;
 }
 
 bool server_opens_steady(struct server_opens *x, uint64_t nodeid, uint32_t mode)
@@ -349,6 +374,8 @@ bool server_opens_steady(struct server_opens *x, uint64_t nodeid, uint32_t mode)
 	const struct open_inode *i;
 	bool steady;
 
+	if (server_opens_left(x, nodeid))
+		return false;
 	if (!atomic_load(&x->unsteady))
 		return true;
 	shard = shard_of(x, nodeid);

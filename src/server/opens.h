@@ -22,6 +22,13 @@
 
 struct server_opens;
 
+/*
+ * A file that is open passthrough as what it was below cannot be opened as what it is in upper: the
+ * inode that the kernel has is "left", and looked up anew it is another, by its number with this
+ * bit, which no number of the engine has.
+ */
+#define SERVER_SECOND_INODE (1ULL << 31)
+
 enum server_way {
 	SERVER_WAY_CACHED,
 	SERVER_WAY_PASSTHROUGH,
@@ -58,7 +65,10 @@ void server_opens_leave(struct server_opens *x, uint64_t nodeid, bool passthroug
 /* The kernel has forgotten it. Returns an id to be closed, or 0. */
 int32_t server_opens_forget(struct server_opens *x, uint64_t nodeid);
 
-/* Whether attributes may be cached that show @mode. */
+/* Whether an inode was left. @nodeid: the one or the other. */
+bool server_opens_left(struct server_opens *x, uint64_t nodeid);
+
+/* Whether attributes may be cached that show @mode: not those of two inodes of one object. */
 bool server_opens_steady(struct server_opens *x, uint64_t nodeid, uint32_t mode);
 /*
  * 0, or a number for server_opens_settle(): the inode is not open any more but may be mapped. Who

@@ -158,8 +158,12 @@ int server_begin_open(struct server *s, uint64_t nodeid, int flags, const struct
 
 	if (way == SERVER_WAY_PASSTHROUGH)
 		return begin_passthrough(s, node, flags, made, &o, out);
-	if (way != SERVER_WAY_CACHED)
-		return way < 0 ? way : -ESTALE;
+	if (way == SERVER_WAY_STALE) {
+		fuse_notify_inval_attr(s->session, nodeid, false);
+		return -ESTALE;
+	}
+	if (way < 0)
+		return way;
 	if (!o.keeps)
 		out->open_flags &= ~(uint32_t)FOPEN_KEEP_CACHE;
 	return 0;
@@ -178,6 +182,8 @@ void server_end_open(struct server *s, uint64_t nodeid, uint64_t fh)
 void server_forget_backing(struct server *s, uint64_t nodeid)
 {
 	close_backing(s, server_opens_forget(s->opens, nodeid));
+	if (s->passthrough_all)
+		close_backing(s, server_opens_forget(s->opens, nodeid ^ SERVER_SECOND_INODE));
 }
 
 void server_settle(struct server *s, uint64_t nodeid, ovl_node node)

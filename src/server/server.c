@@ -285,4 +285,6 @@ void server_attr_changed(void *ctx, uint64_t node, bool listing)
 		node = server_exports_nodeid(s->exports, node);
 	if (node)
 		fuse_notify_inval_attr(s->session, node, listing);
+	if (s->passthrough_all && server_opens_left(s->opens, node))
+		fuse_notify_inval_attr(s->session, node | SERVER_SECOND_INODE, listing);
 }

@@ -121,14 +121,15 @@ static inline bool server_is_steady(const struct server *s, uint64_t nodeid, uin
 /* The engine's number of what the kernel calls @nodeid. */
 static inline ovl_node server_node(const struct server *s, uint64_t nodeid)
 {
-	if (__builtin_expect(!s->exports, 1))
-		return nodeid;
-	return server_exports_node(s->exports, nodeid);
+	if (unlikely(s->exports))
+		return server_exports_node(s->exports, nodeid);
+	return unlikely(s->passthrough_all) ? nodeid & ~SERVER_SECOND_INODE : nodeid;
 }
 
 static inline void server_forget_nodeid(struct server *s, uint64_t nodeid, uint64_t nlookup)
 {
-	ovl_node node = s->exports ? server_exports_forget(s->exports, nodeid, nlookup) : nodeid;
+	ovl_node node = s->exports ? server_exports_forget(s->exports, nodeid, nlookup)
+				   : server_node(s, nodeid);
 
 	if (node && ovl_forget(s->o, node, nlookup) && s->opens)
 		server_forget_backing(s, nodeid);

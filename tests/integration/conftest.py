@@ -304,6 +304,21 @@ def union(new_union):
     return new_union("u")
 
 
+def pytest_generate_tests(metafunc):
+    if "each_io" not in metafunc.fixturenames:
+        return
+    s = lib.settings
+    both = s.level == "root" and s.impl == "plyfs" and not s.io
+    ways = ["passthrough", "cached"] if both else [s.io]
+    metafunc.parametrize("each_io", ways, indirect=True)
+
+
+@pytest.fixture
+def each_io(request, monkeypatch):
+    """The test runs once for each way that data can take."""
+    monkeypatch.setattr(lib.settings, "io", request.param)
+
+
 @pytest.fixture
 def write_through(monkeypatch):
     """Each write(2) reaches the layers before it returns: the test is about its error."""

@@ -660,18 +660,17 @@ class Settings:
 
     impl = "plyfs"
     plyfs = None
+    io = os.environ.get("PLYFS_IO")  # of mounts that do not say it themselves
     level = "root"
     scratch = None  # on disk
     tmpfs = None  # the same on a tmpfs, or None
     backing = "disk"
     sanitizer_env = {}
-    io = os.environ.get("PLYFS_IO", "")  # how data gets through; "": as plyfs itself decides
     writeback = os.environ.get("PLYFS_WRITEBACK") != "0"
 
-    @property
-    def io_words(self):
-        """What a mount of plyfs is asked for besides its own options."""
-        words = [f"io={self.io}"] if self.io else []
+    def io_words(self, options):
+        """What a mount of plyfs is asked for besides its own options, where they do not say it."""
+        words = [f"io={self.io}"] if self.io and "io=" not in options else []
         return ",".join(words + ([] if self.writeback else ["writeback=0"]))
 
     @property
@@ -1011,7 +1010,7 @@ def mount_kernel(lowers, upper, work, point, options="", flags=0):
 def mount_plyfs(lowers, upper, work, point, options="", **kw):
     """plyfs mount, in the background. Fails the test when it does not succeed in silence."""
     before = set(children())
-    options = ",".join(x for x in (options, settings.io_words) if x)
+    options = ",".join(x for x in (options, settings.io_words(options)) if x)
     done = run_plyfs("mount", "-o", layer_options(lowers, upper, work, options), point, **kw)
     assert done.returncode == 0, f"plyfs mount: exit {done.returncode}: {done.stderr}"
     assert done.stdout == "" and done.stderr == "", f"not silent: {done.stdout}{done.stderr}"

@@ -14,6 +14,8 @@ import plyfs_testlib as lib
 import pytest
 from plyfs_testlib import append, in_child, mkdir, opened, raises, read, write
 
+pytestmark = pytest.mark.usefixtures("each_io")
+
 STALE_MAPPING = "a mapping made before copy-up stays on the lower file"
 
 

@@ -11,6 +11,8 @@ import plyfs_testlib as lib
 import pytest
 from plyfs_testlib import KIB, MIB, append, fallocate, in_child, names, opened, raises, read, write
 
+pytestmark = pytest.mark.usefixtures("each_io")
+
 WHERE = ["lower", "copied", "upper"]
 
 

@@ -8,7 +8,10 @@ import plyfs_testlib as lib
 import pytest
 from plyfs_testlib import CAP_NET_RAW, CAPABILITY, fallocate, in_child, mkdir, opened, write, xattr
 
-pytestmark = pytest.mark.privileged("needs several identities")
+pytestmark = [
+    pytest.mark.privileged("needs several identities"),
+    pytest.mark.usefixtures("each_io"),
+]
 USER = lib.NOBODY
 
 
