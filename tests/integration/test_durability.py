@@ -191,7 +191,7 @@ def test_synchronous_writes_sync_unless_volatile(new_union):
         union = new_union(mode)
         fill(union)
         union.check_work = False
-        found = trace_of(union, f"fsync={mode}", write_synchronously)
+        found = trace_of(union, f"fsync={mode},io=cached", write_synchronously)
         syncs = [c for c in found if c in SYNCING.split(",")]
         assert (len(syncs) >= 1) == bool(least), (mode, syncs)
 
