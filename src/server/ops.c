@@ -2,7 +2,7 @@
 /*
  * The one table of operations. What has a name but no handler is ENOSYS for good, which the kernel
  * remembers and never asks again:
- *   ACCESS: default_permissions is always on. FLUSH: nothing is held back. BMAP, POLL: not for
+ *   ACCESS: default_permissions is always on. FLUSH: we hold nothing back. BMAP, POLL: not for
  * files in a union. Locks: they are local to the mount, where the kernel keeps them.
  *
  * FUSE_BLOCKING is what waits for sure or moves much data. What only may copy up (an open for
