@@ -55,6 +55,14 @@ class Counted:
         function(*args)
         return self.count()
 
+    def warm(self, function, *args):
+        """The fewest of some calls: whoever has the machine drop its caches is not our business."""
+        found = self.of(function, *args)
+        for _ in range(4):
+            if found:
+                found = min(found, self.of(function, *args), key=lambda c: sum(c.values()))
+        return found
+
 
 @contextlib.contextmanager
 def counted(union, options="", killed=False):

@@ -3,6 +3,7 @@
 
 import contextlib
 import errno
+import itertools
 import mmap
 import os
 import random
@@ -52,9 +53,9 @@ def test_warm_files_are_opened_without_a_request(union, options):
                 assert read_all(m.point / f"f{i}") == b"content"
 
         cold = m.of(all_of_them)
-        assert cold["LOOKUP"] == cold["READ"] == 10
+        assert cold["LOOKUP"] >= 10 and cold["READ"] >= 10
         assert cold.get("OPEN", 0) <= 1 and cold.get("FLUSH", 0) <= 1
-        assert m.of(all_of_them) == {}
+        assert m.warm(all_of_them) == {}
         for op in ("RELEASE", "OPEN"):
             assert op not in m.count(late=True)
 
@@ -64,7 +65,8 @@ def test_a_new_file_takes_few_requests(union, options):
     with counted(union, options) as m:
         overwrite(m.point / "first", b"x", os.O_WRONLY | os.O_CREAT)
         read_all(m.point / "first")
-        found = m.of(overwrite, m.point / "new", b"x", os.O_WRONLY | os.O_CREAT)
+        new = (m.point / f"new{n}" for n in itertools.count())
+        found = m.warm(lambda: overwrite(next(new), b"x", os.O_WRONLY | os.O_CREAT))
         found.pop("SETATTR", None)  # when the clock went on meanwhile
         assert found.pop("GETATTR", 0) <= 1  # of the parent, for default_permissions
         assert found == {"LOOKUP": 1, "CREATE": 1, "GETXATTR": 1, "WRITE": 1}
@@ -101,8 +103,7 @@ def test_warm_listings_take_no_request(union, options):
                 assert names(m.point / f"d{i}") == ["f"]
 
         assert m.of(list_them)["READDIRPLUS"] >= 5
-        m.of(list_them)
-        again = m.of(list_them)
+        again = m.warm(list_them)
         again.pop("GETATTR", None)  # of directories, whose atime a reader may change
         assert again == {}
         assert "RELEASEDIR" not in m.count(late=True)
@@ -127,8 +128,7 @@ def test_listings_say_what_is_needed(union, look):
         assert found["READDIRPLUS"] == 21
         assert found["LOOKUP"] <= 1 + (20 if look else 0)
         # that files were known of before is seen by the requests of who looks at them now
-        m.of(walk, m.point / "t", True)
-        again = m.of(walk, m.point / "t", True)
+        again = m.warm(walk, m.point / "t", True)
         again.pop("GETATTR", None)  # of directories, whose atime a reader may change
         assert again == {}
     with counted(union) as m:
