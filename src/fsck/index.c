@@ -239,7 +239,7 @@ static int count_dir(struct counting *c, ovl_node node)
 
 	c->count = 0;
 	c->err = 0;
-	err = ovl_readdir(c->all, node, 0, false, count_fill, c);
+	err = ovl_readdir(c->all, node, 0, OVL_LOOK_NONE, count_fill, c);
 	if (err == 0)
 		err = c->err;
 	for (size_t n = 0; n < c->count; n++) {

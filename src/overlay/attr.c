@@ -119,6 +119,7 @@ static int set_size(struct ovl *o, const struct ovl_caller *caller, struct ovl_i
 		    const struct ovl_setattr *set)
 {
 	autoref struct layer_ref *file = NULL;
+	struct mtime_note note;
 	int err = file_ref(o, i, true, &file);
 
 	if (err < 0)
@@ -128,7 +129,13 @@ static int set_size(struct ovl *o, const struct ovl_caller *caller, struct ovl_i
 		if (err < 0)
 			return err;
 	}
-	return ftruncate(layer_fd(file), set->size) < 0 ? -errno : 0;
+	err = mtime_begin(o, caller, i, layer_fd(file), &note);
+	if (err < 0)
+		return err;
+	if (ftruncate(layer_fd(file), set->size) < 0)
+		err = -errno;
+	mtime_end(o, layer_fd(file), &note);
+	return err;
 }
 
 /* chown(2) as the caller's: the real one is ours, and spares the sgid of who may give it to
@@ -185,7 +192,8 @@ static int set_others(struct ovl *o, const struct ovl_caller *caller, const stru
 }
 
 /* may_setattr() of the kernel, which does not see our flags. */
-static int setattr_allowed(struct ovl_inode *i, const struct ovl_setattr *set)
+static int setattr_allowed(const struct ovl_caller *caller, struct ovl_inode *i,
+			   const struct ovl_setattr *set)
 {
 	unsigned int times = set->valid & (OVL_SET_ATIME | OVL_SET_MTIME);
 
@@ -198,6 +206,9 @@ static int setattr_allowed(struct ovl_inode *i, const struct ovl_setattr *set)
 			return i->protattr & FS_APPEND_FL ? -EPERM : 0;
 		return protattr_check(i, false);
 	}
+	/* Of a change that was made before the flag was set. */
+	if (times == OVL_SET_MTIME && caller->owns_mtime)
+		return 0;
 	/* What only grows may be touched: both times, to now. */
 	if (times)
 		return protattr_check(i, times == (OVL_SET_ATIME | OVL_SET_MTIME) &&
@@ -251,7 +262,7 @@ int ovl_setattr(struct ovl *o, const struct ovl_caller *caller, ovl_node node,
 		inode_put(o, i);
 		return err;
 	}
-	err = setattr_allowed(i, set);
+	err = setattr_allowed(caller, i, set);
 	if (err == 0 && resize && i->type != DT_REG)
 		err = i->dir ? -EISDIR : -EINVAL;
 	if (err == 0) {

@@ -408,7 +408,7 @@ struct ovl_dirent {
 	unsigned int type; /* DT_* */
 	off_t next;        /* offset of the entry after this one */
 	/*
-	 * With plus: the looked-up entry, which took a lookup reference if the callback keeps it;
+	 * If it was looked up: the entry, which took a lookup reference if the callback keeps it;
 	 * NULL for "." and "..".
 	 */
 	const struct ovl_entry *entry;
@@ -417,12 +417,20 @@ struct ovl_dirent {
 /* Returns false when the entry does not fit: it is not consumed, and reading stops. */
 typedef bool (*ovl_filldir)(void *ctx, const struct ovl_dirent *entry);
 
+/* Which entries of a listing are looked up with it. */
+enum ovl_look {
+	OVL_LOOK_NONE = 0,
+	OVL_LOOK_DIRECTORIES,
+	OVL_LOOK_ALL,
+};
+
 /*
  * A directory is read without being opened. @off 0 is the beginning and sees the directory as it
  * is; any other depends on nothing but the name of the entry before it, so it means the same to
  * every reader, and after a remount. "." and ".." come first.
  */
-int ovl_readdir(struct ovl *o, ovl_node node, off_t off, bool plus, ovl_filldir fill, void *ctx);
+int ovl_readdir(struct ovl *o, ovl_node node, off_t off, enum ovl_look look, ovl_filldir fill,
+		void *ctx);
 
 /*
  * Extended attributes. Names of the overlay's own namespace are escaped on the way in and hidden on

@@ -115,11 +115,19 @@ struct pass {
 	struct ovl *o;
 	struct ovl_inode *dir;
 	const struct dirlist *list;
-	bool plus;
+	enum ovl_look look;
 	ovl_filldir fill;
 	void *ctx;
 	bool origin_seen;
 };
+
+/* A type that the filesystem does not say may be a directory's. */
+static bool wants_entry(const struct pass *p, const struct dirlist_entry *e)
+{
+	if (p->look != OVL_LOOK_DIRECTORIES)
+		return p->look == OVL_LOOK_ALL;
+	return e->type == DT_DIR || e->type == DT_UNKNOWN;
+}
 
 static bool fill_entry(struct pass *p, uint32_t index)
 {
@@ -134,7 +142,7 @@ static bool fill_entry(struct pass *p, uint32_t index)
 		.next = e->cookie,
 	};
 
-	if (p->plus) {
+	if (wants_entry(p, e)) {
 		int err = look_entry(p->o, p->dir, name, &origin, &entry);
 
 		if (err > 0) /* removed since the list was made */
@@ -212,11 +220,12 @@ static void note_pure(struct dirlist *list, uint32_t first, uint32_t end)
 			break;
 }
 
-int ovl_readdir(struct ovl *o, ovl_node node, off_t off, bool plus, ovl_filldir fill, void *ctx)
+int ovl_readdir(struct ovl *o, ovl_node node, off_t off, enum ovl_look look, ovl_filldir fill,
+		void *ctx)
 {
 	int err = off < 0 ? -EINVAL : 0;
 	struct ovl_inode *dir = err ? NULL : inode_get_dir(o, node, &err);
-	struct pass p = { .o = o, .dir = dir, .plus = plus, .fill = fill, .ctx = ctx };
+	struct pass p = { .o = o, .dir = dir, .look = look, .fill = fill, .ctx = ctx };
 	struct dirlist *list;
 	uint32_t first;
 	uint32_t n;

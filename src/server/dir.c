@@ -90,8 +90,14 @@ void server_readdir(void *ctx, struct fuse_request *req)
 				.buffer = req->reply,
 				.size = min((size_t)arg->size, req->reply_size),
 				.plus = req->in->opcode == FUSE_READDIRPLUS };
-	int err = ovl_readdir(s->o, server_node(s, req->in->nodeid), (off_t)arg->offset, list.plus,
-			      fill, &list);
+	enum ovl_look look = OVL_LOOK_NONE;
+	int err;
+
+	if (list.plus)
+		look = server_listers_begin(&s->listers, req->in->pid, req->in->nodeid,
+					    arg->offset);
+	err = ovl_readdir(s->o, server_node(s, req->in->nodeid), (off_t)arg->offset, look, fill,
+			  &list);
 
 	/* What was read before an error is good; the error comes again with the next call. */
 	if (err < 0 && list.used == 0)

@@ -264,12 +264,7 @@ void server_fallocate(void *ctx, struct fuse_request *req)
 	server_reply_status(req, err);
 }
 
-/*
- * Where data is that the kernel has not written back yet only it knows, and yet it asks us.
- * Dropping its cache of the file has it written first; that takes other threads of ours, so not all
- * of them may be here. -EINVAL: who asks has to read what there is.
- */
-static int have_written_back(struct server *s, const struct fuse_request *req)
+int server_have_written_back(struct server *s, const struct fuse_request *req)
 {
 	int err = 0;
 
@@ -293,7 +288,7 @@ void server_lseek(void *ctx, struct fuse_request *req)
 	if (arg->offset > INT64_MAX)
 		offset = -ENXIO;
 	else if (arg->whence == SEEK_DATA || arg->whence == SEEK_HOLE)
-		offset = have_written_back(s, req);
+		offset = server_have_written_back(s, req); /* it asks without doing so itself */
 	if (offset == 0)
 		offset = ovl_lseek(s->o, server_node(s, req->in->nodeid), (off_t)arg->offset,
 				   (int)arg->whence);

@@ -47,6 +47,8 @@ static int set_flags(struct server *s, struct fuse_request *req, void *out)
 	int err = check_owner(s, req);
 
 	memcpy(&flags, req->payload, sizeof(flags));
+	if (!err)
+		err = server_have_written_back(s, req);
 	return err ? err : ovl_set_flags(s->o, &caller, server_node(s, req->in->nodeid), flags);
 }
 
@@ -62,6 +64,8 @@ static int set_fsxattr(struct server *s, struct fuse_request *req, void *out)
 	int err = check_owner(s, req);
 
 	memcpy(&set, req->payload, sizeof(set));
+	if (!err)
+		err = server_have_written_back(s, req);
 	return err ? err : ovl_set_fsxattr(s->o, &caller, server_node(s, req->in->nodeid), &set);
 }
 
@@ -80,6 +84,13 @@ static const struct {
 	{ FS_IOC_FSGETXATTR, 0, sizeof(struct fsxattr), get_fsxattr },
 	{ FS_IOC_FSSETXATTR, sizeof(struct fsxattr), 0, set_fsxattr },
 };
+
+bool server_ioctl_blocks(const struct fuse_request *req)
+{
+	const struct fuse_ioctl_in *arg = req->arg;
+
+	return arg->cmd == FS_IOC_SETFLAGS || arg->cmd == FS_IOC_FSSETXATTR;
+}
 
 void server_ioctl(void *ctx, struct fuse_request *req)
 {

@@ -87,6 +87,8 @@ void server_lookup(void *ctx, struct fuse_request *req)
 		fuse_reply(req, &out, sizeof(out));
 		return;
 	}
+	if (!err && !S_ISDIR(entry.attr.stx_mode))
+		server_listers_looked(&s->listers, req->in->pid, req->in->nodeid);
 	reply_entry(s, req, err, &entry);
 }
 

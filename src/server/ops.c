@@ -2,7 +2,7 @@
 /*
  * The one table of operations. What has a name but no handler is ENOSYS for good, which the kernel
  * remembers and never asks again:
- *   ACCESS: default_permissions is always on. FLUSH: nothing is held back. BMAP, POLL: not for
+ *   ACCESS: default_permissions is always on. FLUSH: we hold nothing back. BMAP, POLL: not for
  * files in a union. Locks: they are local to the mount, where the kernel keeps them.
  *
  * FUSE_BLOCKING is what waits for sure or moves much data. What only may copy up (an open for
@@ -122,7 +122,10 @@ const struct fuse_op server_ops[] = {
 				      .others = true,
 				      .class = FUSE_BLOCKING,
 				      .handle = server_copy_file_range },
-	[FUSE_IOCTL] = { .name = "IOCTL", ARG(fuse_ioctl_in), .handle = server_ioctl },
+	[FUSE_IOCTL] = { .name = "IOCTL",
+			 ARG(fuse_ioctl_in),
+			 .blocks = server_ioctl_blocks,
+			 .handle = server_ioctl },
 	[FUSE_BMAP] = { .name = "BMAP" },
 	[FUSE_POLL] = { .name = "POLL" },
 	[FUSE_GETLK] = { .name = "GETLK" },

@@ -2,10 +2,14 @@
 #include "server/server.h"
 
 #include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/eventfd.h>
 #include <unistd.h>
 
 #include "server/server_private.h"
@@ -16,21 +20,79 @@
 #define MAX_READAHEAD (1024U * 1024)
 
 /*
- * What is asked of the kernel. Left out on purpose: WRITEBACK_CACHE (the kernel would own size and
- * mtime of files that are copied up meanwhile), POSIX_LOCKS and FLOCK_LOCKS (locks are local to the
- * mount), ASYNC_DIO (after an asynchronous direct write the kernel leaves stale pages in its
- * cache). EXPORT_SUPPORT takes nodeids that mean the same after a remount: those of nfs_export.
+ * What is asked of the kernel, whatever io= is. Left out on purpose: POSIX_LOCKS and FLOCK_LOCKS
+ * (locks are local to the mount), ASYNC_DIO (after an asynchronous direct write the kernel leaves
+ * stale pages in its cache). EXPORT_SUPPORT takes nodeids that mean the same after a remount: those
+ * of nfs_export.
  */
 #define WANTED                                                                                     \
 	(FUSE_ASYNC_READ | FUSE_BIG_WRITES | FUSE_DONT_MASK | FUSE_DO_READDIRPLUS |                \
 	 FUSE_READDIRPLUS_AUTO | FUSE_PARALLEL_DIROPS | FUSE_ABORT_ERROR | FUSE_MAX_PAGES |        \
 	 FUSE_CACHE_SYMLINKS | FUSE_HANDLE_KILLPRIV_V2 | FUSE_SETXATTR_EXT)
 
+/*
+ * A signal ends us even if files stay open, and what the kernel holds back of them would be lost.
+ * It is asked for by a thread of its own, since that takes the others, who may be stuck: then it is
+ * not waited for any longer.
+ */
+#define WRITE_BACK_SECONDS 5
+
+struct writing_back {
+	char *mountpoint;
+	int done; /* eventfd */
+	atomic_uint holders;
+};
+
+static void let_go(struct writing_back *w)
+{
+	if (atomic_fetch_sub(&w->holders, 1) != 1)
+		return;
+	close_fd(w->done);
+	free(w->mountpoint);
+	free(w);
+}
+
+static void *write_back(void *arg)
+{
+	struct writing_back *w = arg;
+	int fd = open(w->mountpoint, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+
+	if (fd >= 0)
+		syncfs(fd);
+	close_fd(fd); /* before it is told, or the mount would be in use */
+	eventfd_write(w->done, 1);
+	let_go(w);
+	return NULL;
+}
+
+static void have_all_written_back(const struct server *s)
+{
+	struct writing_back *w = calloc(1, sizeof(*w));
+	struct pollfd done = { .events = POLLIN };
+	pthread_t thread;
+
+	if (!w)
+		return;
+	w->done = done.fd = eventfd(0, EFD_CLOEXEC);
+	w->mountpoint = strdup(s->mount.mountpoint);
+	atomic_init(&w->holders, 2);
+	if (w->done < 0 || !w->mountpoint || pthread_create(&thread, NULL, write_back, w) != 0) {
+		let_go(w);
+	} else {
+		pthread_detach(thread);
+		poll(&done, 1, WRITE_BACK_SECONDS * 1000);
+	}
+	let_go(w);
+}
+
 static void unmount(void *ctx)
 {
 	struct server *s = ctx;
-	int err = fuse_unmount(&s->mount);
+	int err;
 
+	if (fuse_session_conn(s->session)->flags & FUSE_WRITEBACK_CACHE)
+		have_all_written_back(s);
+	err = fuse_unmount(&s->mount);
 	if (err < 0)
 		log_warning("cannot unmount %s: %s", s->mount.mountpoint, strerror(-err));
 }
@@ -124,6 +186,7 @@ static void choose_view(struct server *s, const struct server_config *config)
 	s->counts_links = config->counts_links;
 	s->ino32 = config->ino32;
 	s->no_xattrs = config->no_xattrs;
+	s->no_labels = !server_kernel_has_labels();
 	s->no_acl = config->no_acl || config->no_xattrs;
 	s->hides_acl = s->no_acl && ovl_has_acl(s->o);
 	s->alters = s->uids || s->gids || s->static_nlink || s->counts_links || s->ino32 ||

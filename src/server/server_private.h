@@ -23,6 +23,7 @@
 #include "overlay/ovl.h"
 #include "server/exports.h"
 #include "server/ids.h"
+#include "server/listers.h"
 #include "server/opens.h"
 #include "server/server.h"
 #include "util/base.h"
@@ -43,8 +44,9 @@ struct server {
 	 * begins with the first WRITE, SETATTR or FALLOCATE.
 	 */
 	bool silent_open;
-	bool silent_opendir;  /* the same of directories, whichever way files go */
-	atomic_uint flushing; /* threads in have_written_back() */
+	bool silent_opendir; /* the same of directories, whichever way files go */
+	struct server_listers listers;
+	atomic_uint flushing; /* threads in server_have_written_back() */
 	bool allow_other;
 	bool allow_root;
 	enum server_io io; /* what is in effect: never SERVER_IO_AUTO */
@@ -65,6 +67,7 @@ struct server {
 	bool counts_links; /* unless static_nlink */
 	bool ino32;
 	bool hides_acl; /* there may be ACLs, and nobody checks them */
+	bool no_labels; /* the kernel knows none of SELinux */
 	bool no_acl;
 	bool no_xattrs;
 };
@@ -241,6 +244,12 @@ bool server_write_blocks(const struct fuse_request *req);
 void server_fsync(void *ctx, struct fuse_request *req);
 void server_fallocate(void *ctx, struct fuse_request *req);
 void server_lseek(void *ctx, struct fuse_request *req);
+/*
+ * Has the kernel write back what it still holds of the file that @req is about, and forget its
+ * pages: for what looks at the contents, or forbids to write. Other threads of ours have to answer
+ * that, so the handler is FUSE_BLOCKING, and only some may be in here: -EINVAL beyond.
+ */
+int server_have_written_back(struct server *s, const struct fuse_request *req);
 void server_copy_file_range(void *ctx, struct fuse_request *req);
 
 /* dir.c */
@@ -253,6 +262,8 @@ void server_getxattr(void *ctx, struct fuse_request *req);
 void server_listxattr(void *ctx, struct fuse_request *req);
 void server_setxattr(void *ctx, struct fuse_request *req);
 void server_removexattr(void *ctx, struct fuse_request *req);
+/* Whether the kernel was built and started with SELinux; true when that cannot be known. */
+bool server_kernel_has_labels(void);
 
 /* status.c: see status.h */
 bool server_status_is_asked(const struct fuse_request *req);
@@ -261,3 +272,4 @@ ssize_t server_status(const struct server *s, const struct fuse_request *req, si
 
 /* ioctl.c */
 void server_ioctl(void *ctx, struct fuse_request *req);
+bool server_ioctl_blocks(const struct fuse_request *req);

@@ -64,6 +64,30 @@ static bool refuse(const struct server *s, struct fuse_request *req)
 	return true;
 }
 
+/*
+ * Where the kernel has no SELinux, ls(1) asks for each file's label, unless it hears that there are
+ * none here. Labels that a layer has are shown all the same.
+ */
+static ssize_t without_label(const struct server *s, const char *name, ssize_t n)
+{
+	if (n == -ENODATA && s->no_labels && !strcmp(name, "security.selinux"))
+		return -EOPNOTSUPP;
+	return n;
+}
+
+bool server_kernel_has_labels(void)
+{
+	FILE *f = fopen("/proc/filesystems", "re");
+	char line[128];
+	bool found = !f;
+
+	while (!found && fgets(line, sizeof(line), f))
+		found = strstr(line, "\tselinuxfs\n");
+	if (f)
+		fclose(f);
+	return found;
+}
+
 void server_getxattr(void *ctx, struct fuse_request *req)
 {
 	struct server *s = ctx;
@@ -77,7 +101,7 @@ void server_getxattr(void *ctx, struct fuse_request *req)
 	else if (unlikely(s->no_xattrs)) /* the kernel goes on asking, for the status too */
 		n = -EOPNOTSUPP;
 	else
-		n = get_value(s, req, size);
+		n = without_label(s, req->string[0], get_value(s, req, size));
 	reply_value(req, arg->size, n);
 }
 

@@ -471,7 +471,7 @@ static void walk(struct driver *d, ovl_node node, unsigned int depth)
 	struct filling f = { .d = d, .first = d->count };
 	unsigned int end;
 
-	sane(ovl_readdir(d->o, node, 0, true, fill, &f));
+	sane(ovl_readdir(d->o, node, 0, OVL_LOOK_ALL, fill, &f));
 	end = d->count;
 	for (unsigned int n = f.first; n < end && d->walked < MAX_WALKED; n++) {
 		struct statx st = { .stx_mode = (uint16_t)f.modes[n - f.first] };

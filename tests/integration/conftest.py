@@ -5,6 +5,8 @@
   --impl plyfs|kernel     kernel: run the same tests on the kernel's overlayfs, to test the tests
   --backing disk|tmpfs    where the layers lie
   --full                  larger numbers in the tests of bounds
+  PLYFS_IO=cached|passthrough, PLYFS_WRITEBACK=0
+                          how every mount of the run gets at data
   PLYFS_LEVEL=root|userns|user
                           as root, as root of a user namespace, as an ordinary user
 
@@ -51,6 +53,7 @@ def pytest_configure(config):
         "unprivileged(why): is about an ordinary user",
         "disk(why): needs layers on a disk file system, not on tmpfs",
         "plyfs_only(why): the kernel's overlayfs does otherwise",
+        "opens: is about what open(2) answers, which io=cached leaves to the first access",
         "origin: in a user namespace the kernel's overlayfs loses sight of what it copied up",
         "slow: takes more than some seconds",
     ):
@@ -194,6 +197,7 @@ def pytest_collection_modifyitems(config, items):
             or (level != "userns" and item.get_closest_marker("userns"))
             or (lib.settings.backing == "tmpfs" and item.get_closest_marker("disk"))
             or (impl == "kernel" and item.get_closest_marker("plyfs_only"))
+            or (lib.settings.silent_open and item.get_closest_marker("opens"))
             or (impl == "kernel" and level == "user")
             or (impl == "kernel" and level == "userns" and item.get_closest_marker("origin"))
         )
@@ -313,6 +317,12 @@ def pytest_generate_tests(metafunc):
 def each_io(request, monkeypatch):
     """The test runs once for each way that data can take."""
     monkeypatch.setattr(lib.settings, "io", request.param)
+
+
+@pytest.fixture
+def write_through(monkeypatch):
+    """Each write(2) reaches the layers before it returns: the test is about its error."""
+    monkeypatch.setattr(lib.settings, "writeback", False)
 
 
 @pytest.fixture

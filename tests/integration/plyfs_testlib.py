@@ -666,6 +666,17 @@ class Settings:
     tmpfs = None  # the same on a tmpfs, or None
     backing = "disk"
     sanitizer_env = {}
+    writeback = os.environ.get("PLYFS_WRITEBACK") != "0"
+
+    def io_words(self, options):
+        """What a mount of plyfs is asked for besides its own options, where they do not say it."""
+        words = [f"io={self.io}"] if self.io and "io=" not in options else []
+        return ",".join(words + ([] if self.writeback else ["writeback=0"]))
+
+    @property
+    def silent_open(self):
+        """Whether plyfs hears of no open(2), but of the first change."""
+        return self.impl == "plyfs" and (self.io == "cached" or (not self.io and self.level != "root"))
 
     @property
     def prefix(self):
@@ -999,8 +1010,7 @@ def mount_kernel(lowers, upper, work, point, options="", flags=0):
 def mount_plyfs(lowers, upper, work, point, options="", **kw):
     """plyfs mount, in the background. Fails the test when it does not succeed in silence."""
     before = set(children())
-    if settings.io and "io=" not in options:
-        options = ",".join(x for x in (options, f"io={settings.io}") if x)
+    options = ",".join(x for x in (options, settings.io_words(options)) if x)
     done = run_plyfs("mount", "-o", layer_options(lowers, upper, work, options), point, **kw)
     assert done.returncode == 0, f"plyfs mount: exit {done.returncode}: {done.stderr}"
     assert done.stdout == "" and done.stderr == "", f"not silent: {done.stdout}{done.stderr}"

@@ -191,7 +191,7 @@ def test_synchronous_writes_sync_unless_volatile(new_union):
         union = new_union(mode)
         fill(union)
         union.check_work = False
-        found = trace_of(union, f"fsync={mode}", write_synchronously)
+        found = trace_of(union, f"fsync={mode},io=cached", write_synchronously)
         syncs = [c for c in found if c in SYNCING.split(",")]
         assert (len(syncs) >= 1) == bool(least), (mode, syncs)
 
@@ -439,7 +439,7 @@ def test_a_write_that_failed_counts(union, witness):
     arguments = ["-e", "trace=pwrite64,fsopen", "-e", "inject=pwrite64:error=EIO:when=1"]
     if not witness:
         arguments += ["-e", "inject=fsopen:error=EPERM"]
-    with traced(union, "volatile", *arguments) as t:
+    with traced(union, "volatile,io=cached,writeback=0", *arguments) as t:
         m = union.point
         with opened(m / "big", os.O_WRONLY) as fd:
             os.fsync(fd)

@@ -74,6 +74,7 @@ def test_fsxattr(union, m):
     assert get_flags(union.upper / "f") & FS_NODUMP_FL
 
 
+@pytest.mark.opens
 def test_immutable_file(union, m):
     set_flags(m / "f", get_flags(m / "f") | FS_IMMUTABLE_FL)
     assert get_flags(m / "f") & FS_IMMUTABLE_FL
@@ -107,6 +108,7 @@ def test_immutable_file(union, m):
     os.unlink(m / "f")
 
 
+@pytest.mark.opens
 def test_append_only_file(union, m):
     set_flags(m / "f", get_flags(m / "f") | FS_APPEND_FL)
     append(m / "f", b"+")
@@ -158,6 +160,7 @@ def test_append_only_directory(m):
     assert names(m / "d") == ["new", "x"]
 
 
+@pytest.mark.opens
 def test_lower_flags_do_not_reach_upper_natively(union):
     """The kernel keeps i and a of a copied-up file as a mark, so that upper can be removed."""
     write(union.lower() / "f", "content")

@@ -68,6 +68,7 @@ def test_without_it_the_data_comes_along(union):
     assert read(union.upper / "f") == DATA
 
 
+@pytest.mark.opens
 @pytest.mark.parametrize(
     "flags", [os.O_WRONLY, os.O_RDWR, os.O_WRONLY | os.O_APPEND], ids=["wr", "rdwr", "append"]
 )
@@ -112,6 +113,7 @@ def test_truncate_at_open(union):
     everywhere(union, lambda point: read(point / "f") == b"short" or pytest.fail("other data"))
 
 
+@pytest.mark.opens
 def test_capabilities_and_set_id_bits_survive_the_data(union):
     capability = bytes.fromhex("0100000200200000000000000000000000000000")
     write(union.lower() / "f", DATA)

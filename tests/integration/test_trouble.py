@@ -40,7 +40,7 @@ def settle(union, fs, before, slack=256 * KIB):
 
 @FILESYSTEMS
 @pytest.mark.parametrize("kind", ["tmpfs", "ext4"])
-def test_no_space_in_copy_up(new_union, scratch, kind):
+def test_no_space_in_copy_up(new_union, scratch, kind, write_through):
     if kind == "ext4" and lib.settings.level != "root":
         manager = lib.tmpfs(scratch, size="12m")
     elif kind == "ext4":
@@ -77,7 +77,7 @@ def test_no_space_in_copy_up(new_union, scratch, kind):
 
 
 @FILESYSTEMS
-def test_no_space_in_write(new_union, scratch):
+def test_no_space_in_write(new_union, scratch, write_through):
     with lib.tmpfs(scratch, size="4m") as fs:
         union = new_union("u", scratch)
         union.upper, union.work = mkdir(fs / "upper"), mkdir(fs / "work")
@@ -97,7 +97,7 @@ def test_no_space_in_write(new_union, scratch):
 
 
 @FILESYSTEMS
-def test_no_inodes(new_union, scratch):
+def test_no_inodes(new_union, scratch, write_through):
     """Every kind of change fails with ENOSPC and changes nothing."""
     with lib.tmpfs(scratch, inodes=40) as fs:
         union = new_union("u", scratch)
@@ -140,7 +140,7 @@ def test_no_inodes(new_union, scratch):
 
 
 @pytest.mark.root("makes a file system with a quota")
-def test_quota_exceeded_in_copy_up(new_union, scratch):
+def test_quota_exceeded_in_copy_up(new_union, scratch, write_through):
     with lib.loop_filesystem(scratch, "btrfs", 300 * MIB) as fs:
         volume = fs / "volume"
 

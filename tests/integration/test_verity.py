@@ -144,6 +144,7 @@ def test_without_fs_verity_the_kernel_says_the_same(union, which, verity):
     assert found["plyfs"] == found["kernel"]
 
 
+@pytest.mark.opens
 @pytest.mark.parametrize("verity", ["on", "require"])
 def test_every_way_to_the_data_is_barred(union, verity):
     metacopy_layer(union, mark(digest_of(OTHER)) if verity == "on" else b"")

@@ -46,6 +46,7 @@ def connection(mountpoint):
 class Kernel:
     name = "kernel"
     fuse = False
+    silent_open = False
     whiteout_files = False
 
     def __init__(self, extra=b""):
@@ -62,6 +63,11 @@ class Kernel:
 
 class Fuse:
     fuse = True
+
+    @property
+    def silent_open(self):
+        """Whether it hears of no open(2)."""
+        return b"io=cached" in self.extra
 
     def __init__(self, path, words=(), extra=b"", whiteout_files=False):
         self.path = path

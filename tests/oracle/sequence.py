@@ -358,6 +358,7 @@ class Run:
             for side in "AB":
                 bench.mount(bench.root[side], bench.impl[side], side)
                 self.sides[side] = Side(bench.impl[side].name, bench.root[side], bench.start)
+                self.sides[side].touches_opened = any(i.silent_open for i in bench.impl.values())
                 self.sides[side].indexed = features.on(self.plan, "index")
                 self.sides[side].indexes_all = features.on(self.plan, "nfs_export")
             # on both sides, and of a replay too: what was once looked up is known otherwise

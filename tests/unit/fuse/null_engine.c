@@ -323,7 +323,8 @@ int ovl_syncfs(struct ovl *o)
 	return called(NULL, 0);
 }
 
-int ovl_readdir(struct ovl *o, ovl_node node, off_t off, bool plus, ovl_filldir fill, void *ctx)
+int ovl_readdir(struct ovl *o, ovl_node node, off_t off, enum ovl_look look, ovl_filldir fill,
+		void *ctx)
 {
 	int err = called(NULL, node);
 
@@ -334,7 +335,7 @@ int ovl_readdir(struct ovl *o, ovl_node node, off_t off, bool plus, ovl_filldir 
 					     .ino = (uint64_t)i + 1,
 					     .type = 8,
 					     .next = i + 1,
-					     .entry = plus && i > 0 ? &entry : NULL };
+					     .entry = look && i > 0 ? &entry : NULL };
 
 		fill_attr(&entry.attr, entry.node);
 		if (!fill(ctx, &dirent))
