@@ -239,6 +239,7 @@ int ovl_setattr(struct ovl *o, const struct ovl_caller *caller, ovl_node node,
 {
 	struct ovl_inode *i = inode_get(o, node);
 	bool resize = set->valid & OVL_SET_SIZE;
+	bool stores_mtime = set->valid & OVL_SET_MTIME;
 	bool copied = false;
 	struct reach r;
 	int err;
@@ -263,6 +264,8 @@ int ovl_setattr(struct ovl *o, const struct ovl_caller *caller, ovl_node node,
 	if (err == 0)
 		err = reach_settled(o, caller, i, &r);
 	if (err == 0) {
+		if (stores_mtime)
+			mtime_store_begin(o, i);
 		if (!o->overrides_modes)
 			pthread_rwlock_rdlock(&o->modes_lock);
 		err = set_others(o, caller, set, layer_fd(r.at), r.name, i->type == DT_LNK);
@@ -270,6 +273,8 @@ int ovl_setattr(struct ovl *o, const struct ovl_caller *caller, ovl_node node,
 			pthread_rwlock_unlock(&o->modes_lock);
 		if (err == 0)
 			err = layer_stat(r.at, r.name, out);
+		if (stores_mtime)
+			mtime_store_end(o, i, err == 0 ? out : NULL);
 		if (err == 0)
 			attr_translate(o, i, out);
 		reach_done(i, &r);

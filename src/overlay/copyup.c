@@ -333,6 +333,7 @@ static int publish_in_parent(struct copyup *c)
 			if (c->broken_link)
 				i->ino = ino_compose(c->o, statx_dev(&st), st.stx_ino);
 			switch_to_upper(c);
+			dir_changed(c->parent);
 		}
 		lock_drop(&i->lock);
 	}
