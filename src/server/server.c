@@ -67,6 +67,7 @@ static int start_session(struct server *s, const struct server_config *config)
 			  .max_write = MAX_WRITE,
 			  .max_readahead = MAX_READAHEAD },
 		.max_threads = config->max_threads,
+		.uring = config->transport == SERVER_TRANSPORT_URING,
 		.debug = config->debug,
 		.unmount = unmount,
 		.report = report,
