@@ -140,8 +140,10 @@ int copy_data(struct layer_ref *from, int to, off_t size, off_t length, bool den
 
 	if (size == 0)
 		return 0;
-	if (clone_data(from, to))
-		return set_length(to, length);
+	if (clone_data(from, to)) {
+		err = set_length(to, length);
+		return err < 0 ? err : 1;
+	}
 	err = dense ? copy_extent(&c, 0, size, caller) : copy_extents(&c, size, caller);
 	free(c.buffer);
 	return err < 0 || c.end == length ? err : set_length(to, length);

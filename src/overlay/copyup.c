@@ -147,6 +147,7 @@ static bool is_dense(const struct copyup *c)
 	return !inode_is_metacopy(c->inode) && c->st.stx_blocks * 512 >= c->st.stx_size;
 }
 
+/* 1: the data has to be synced. */
 static int copy_contents(struct copyup *c)
 {
 	autoref struct layer_ref *file = NULL;
@@ -159,7 +160,8 @@ static int copy_contents(struct copyup *c)
 	err = open_data(c, &file);
 	if (err < 0)
 		return err;
-	return copy_data(file, c->fd, c->size, c->size, is_dense(c), c->caller);
+	err = copy_data(file, c->fd, c->size, c->size, is_dense(c), c->caller);
+	return err < 0 ? err : !err;
 }
 
 /* The private marks of the copy; before a mode that may forbid it to who is bound by modes. */
@@ -482,6 +484,7 @@ static bool is_symlink_file(struct copyup *c)
 
 static int run(struct copyup *c)
 {
+	bool unsynced = false;
 	int err = layer_stat(c->from, c->from_name, &c->st);
 
 	if (err == 0 && IFTODT(c->st.stx_mode) != c->inode->type)
@@ -514,13 +517,15 @@ static int run(struct copyup *c)
 			return err;
 	}
 	err = make_temp(c);
-	if (err == 0)
+	if (err == 0) {
 		err = copy_contents(c);
-	if (err == 0)
+		unsynced = err > 0;
+	}
+	if (err >= 0)
 		err = copy_metadata(c);
 	/* What is seen after a crash is the whole file. */
 	if (err == 0)
-		err = sync_copied(c->o, c->fd, c->size > 0);
+		err = sync_copied(c->o, c->fd, unsynced);
 	if (err == 0)
 		err = publish(c);
 	return err;
@@ -602,7 +607,7 @@ static int fill(struct copyup *c, const struct kept *k)
 	if (err == 0)
 		err = copy_data(file, layer_fd(c->to), c->size, (off_t)k->st.stx_size, false,
 				c->caller);
-	return err < 0 ? err : sync_copied(c->o, layer_fd(c->to), true);
+	return err < 0 ? err : sync_copied(c->o, layer_fd(c->to), !err);
 }
 
 /*

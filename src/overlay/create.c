@@ -202,18 +202,35 @@ static int inherit_and_dress(struct creation *c, int dirfd, const char *name)
 	return err;
 }
 
-static int build_in_work(struct creation *c, const char *temp)
+/*
+ * Whether an object made in work is from the beginning what it has to be. @in: what it gets from
+ * its parent.
+ */
+static bool is_born_dressed(const struct creation *c, const struct inherited *in)
 {
+	const struct ovl *o = c->o;
+
+	return o->work_is_ours && o->overrides_modes && c->caller->uid == o->uid &&
+	       in->gid == o->gid && !in->access_size && !in->def_size &&
+	       !(in->mode & (S_ISUID | S_ISGID));
+}
+
+static int build_in_work(struct creation *c, const char *temp, const struct inherited *in)
+{
+	bool dressed = is_born_dressed(c, in);
+	int err = make(c, layer_fd(c->o->work), temp, dressed ? in->mode & 07777 : 0700);
+
+	if (err < 0)
+		return err;
 	if ((c->over_whiteout || c->over_file) && S_ISDIR(c->mode)) {
 		/* What the whiteout hid must not come back inside. Before a mode that may forbid
 		 * it. */
-		int err = opaque_make(c->o, c->o->work, temp);
-
+		err = opaque_make(c->o, c->o->work, temp);
 		if (err < 0)
 			return err == -EOPNOTSUPP ? -EIO : err;
 		c->opaque = true;
 	}
-	return inherit_and_dress(c, layer_fd(c->o->work), temp);
+	return dressed ? 0 : dress(c, layer_fd(c->o->work), temp, in);
 }
 
 static int move_into_place(struct creation *c, const char *temp)
@@ -234,13 +251,14 @@ static int move_into_place(struct creation *c, const char *temp)
 static int make_through_work(struct creation *c)
 {
 	char temp[FMT_TEMP_NAME_MAX];
-	int err;
+	struct inherited in;
+	int err = inherit(c, &in);
 
 	temp_name(c->o, temp);
-	err = make(c, layer_fd(c->o->work), temp, 0700);
-	if (err < 0)
-		return err;
-	err = build_in_work(c, temp);
+	if (err == 0)
+		err = build_in_work(c, temp, &in);
+	c->mode = in.mode;
+	inherited_free(&in);
 	if (err == 0)
 		err = move_into_place(c, temp);
 	if (err < 0) {
@@ -611,12 +629,13 @@ static int link_real(struct ovl *o, struct reach *from, struct layer_ref *dir, c
 	return err;
 }
 
+/* @st: its attributes afterwards; stx_mask is 0 when they could not be had. */
 static int link_inode(struct ovl *o, const struct ovl_caller *caller, struct ovl_inode *i,
-		      struct ovl_inode *parent, struct layer_ref *dir, const char *name)
+		      struct ovl_inode *parent, struct layer_ref *dir, const char *name,
+		      struct statx *st)
 {
 	struct layer_ref *self = NULL;
 	struct ovl_inode *other = NULL;
-	struct statx st;
 	struct reach r;
 	struct ovl_name *n = name_new(parent, name, strlen(name));
 	int err = n ? reach_in(o, caller, parent, i, &r) : -ENOMEM;
@@ -642,8 +661,10 @@ static int link_inode(struct ovl *o, const struct ovl_caller *caller, struct ovl
 			i->self = NULL;
 			inode_clear(i, INODE_ORPHAN);
 		}
-		if (layer_stat(dir, name, &st) == 0)
-			entry_linked(o, i, &st);
+		if (layer_stat(dir, name, st) == 0)
+			entry_linked(o, i, st);
+		else
+			st->stx_mask = 0;
 	} else {
 		name_free(o, n);
 	}
@@ -679,6 +700,7 @@ int ovl_link(struct ovl *o, const struct ovl_caller *caller, ovl_node node, ovl_
 {
 	autoref struct layer_ref *dir = NULL;
 	struct ovl_inode *i = inode_get(o, node);
+	struct statx st;
 	int err;
 	struct ovl_inode *p = inode_get_dir(o, parent, &err);
 
@@ -699,8 +721,10 @@ int ovl_link(struct ovl *o, const struct ovl_caller *caller, ovl_node node, ovl_
 	if (err == 0)
 		err = redirect_for_link(o, i);
 	if (err == 0)
-		err = link_inode(o, caller, i, p, dir, name);
-	if (err == 0)
+		err = link_inode(o, caller, i, p, dir, name, &st);
+	if (err == 0 && st.stx_mask)
+		entry_take(o, i, &st, out);
+	else if (err == 0)
 		err = entry_fill(o, i, out);
 	inode_put(o, i);
 	inode_put(o, p);

@@ -662,8 +662,9 @@ int copyup_wait(struct ovl *o, const struct ovl_caller *caller, struct ovl_inode
 /* copydata.c */
 /*
  * The first @size bytes at least, holes kept; @to is then @length long, and was a hole before.
- * -EINTR when the caller was killed. @dense: there are none. The rest of what @from has may be
- * shared with it.
+ * -EINTR when the caller was killed. @dense: there are none. 1: @to shares the data with @from,
+ * which the filesystem has written before, and logs in the order of its changes; there is nothing
+ * to sync, as for the kernel's overlayfs.
  */
 int copy_data(struct layer_ref *from, int to, off_t size, off_t length, bool dense,
 	      const struct ovl_caller *caller);

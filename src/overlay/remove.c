@@ -167,12 +167,12 @@ static int rmdir_locked(struct ovl *o, struct ovl_inode *dir, struct layer_ref *
 	return err;
 }
 
+/* @hide: a lower layer shows the name. @whiteouts: the upper directory holds some. */
 static int rmdir_inode(struct ovl *o, const struct ovl_caller *caller, struct ovl_inode *dir,
-		       struct layer_ref *upper, const char *name, struct ovl_inode *i,
+		       struct layer_ref *upper, const char *name, struct ovl_inode *i, bool hide,
 		       bool whiteouts)
 {
 	char left[FMT_TEMP_NAME_MAX] = "";
-	bool hide;
 	int err;
 
 	do {
@@ -181,12 +181,11 @@ static int rmdir_inode(struct ovl *o, const struct ovl_caller *caller, struct ov
 		lock_drop(&i->lock);
 		if (err < 0)
 			return err;
-		hide = !inode_has(i, INODE_UPPER) || lower_has(o, dir, name, false);
 		pthread_rwlock_wrlock(&o->topology);
 		err = rmdir_locked(o, dir, upper, name, i, hide, whiteouts, left);
 		pthread_rwlock_unlock(&o->topology);
 	} while (err == -EAGAIN);
-	if (left[0])
+	if (left[0] && at_unlink(layer_fd(o->work), left, AT_REMOVEDIR) < 0)
 		work_remove(o, left);
 	return err == -EEXIST && !inode_has(i, INODE_UPPER) ? -ESTALE : err;
 }
@@ -195,7 +194,9 @@ int ovl_rmdir(struct ovl *o, const struct ovl_caller *caller, ovl_node parent, c
 {
 	autoref struct layer_ref *upper = NULL;
 	struct ovl_inode *i = NULL;
-	bool whiteouts;
+	bool whiteouts = false;
+	bool hide = true;
+	bool checked = true;
 	int err;
 	struct ovl_inode *dir = inode_get_dir(o, parent, &err);
 
@@ -206,14 +207,24 @@ int ovl_rmdir(struct ovl *o, const struct ovl_caller *caller, ovl_node parent, c
 		err = -ENOTDIR;
 	if (err == 0)
 		err = may_remove(dir, i);
-	if (err == 0) /* before anything is copied up for nothing */
+	if (err == 0 && inode_has(i, INODE_UPPER)) {
+		hide = lower_has(o, dir, name, false);
+		/* What only upper has says itself whether it is empty. */
+		checked = hide || inode_lowers(i);
+	}
+	if (err == 0 && checked) /* before anything is copied up for nothing */
 		err = dir_check_empty(o, i, &whiteouts);
 	if (err == 0)
 		err = upper_parent(o, caller, dir, &upper);
 	if (err == 0)
 		err = index_prepare_removal(o, caller, i, dir, name);
 	if (err == 0)
-		err = rmdir_inode(o, caller, dir, upper, name, i, whiteouts);
+		err = rmdir_inode(o, caller, dir, upper, name, i, hide, whiteouts);
+	if (!checked && (err == -ENOTEMPTY || err == -EEXIST)) {
+		err = dir_check_empty(o, i, &whiteouts);
+		if (err == 0) /* but for whiteouts */
+			err = rmdir_inode(o, caller, dir, upper, name, i, hide, whiteouts);
+	}
 	links_changed(dir);
 	inode_put(o, i);
 	inode_put(o, dir);

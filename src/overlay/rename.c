@@ -29,6 +29,11 @@ struct renaming {
 	struct layer_ref *target_at; /* where the target is, to keep hold of it */
 	bool old_in_lower;           /* lower layers show the old name */
 	bool whiteout_at_new;
+	/*
+	 * Nobody knows of anything at the new name, and the kernel has looked before it asked. Only
+	 * whether a whiteout is there is left, which the rename itself says.
+	 */
+	bool presumed_free;
 	bool miscounted; /* the target has more links than was known */
 };
 
@@ -130,6 +135,7 @@ static int prepare(struct renaming *r)
 {
 	struct ovl *o = r->o;
 	bool replaces_dir = r->target && r->target->dir && !r->exchange;
+	bool was_lower = !inode_has(r->source, INODE_UPPER);
 	bool whiteouts = false;
 	int err = 0;
 
@@ -154,8 +160,9 @@ static int prepare(struct renaming *r)
 		err = clear_target(r);
 	if (err < 0)
 		return err;
-	r->old_in_lower = !r->exchange && lower_has(o, r->old_dir, r->old_name, false);
-	r->whiteout_at_new = !r->exchange && !r->target &&
+	r->old_in_lower = !r->exchange &&
+			  (was_lower || lower_has(o, r->old_dir, r->old_name, false));
+	r->whiteout_at_new = !r->exchange && !r->target && !r->presumed_free &&
 			     upper_has_whiteout(o, r->new_upper, r->new_name);
 	return 0;
 }
@@ -296,19 +303,20 @@ static int rename_real(struct renaming *r)
 	int to = layer_fd(r->new_upper);
 	bool swap = r->exchange;
 	bool remove_whiteout = false;
+	unsigned int flags = r->presumed_free ? RENAME_NOREPLACE : 0;
 	int err;
 
 	if (r->o->whiteouts_are_files)
 		return rename_among_files(r);
 	if (r->old_in_lower && !r->whiteout_at_new) {
-		err = at_rename(from, r->old_name, to, r->new_name, RENAME_WHITEOUT);
-		return err == -EINVAL ? rename_and_hide(r) : err;
+		err = at_rename(from, r->old_name, to, r->new_name, flags | RENAME_WHITEOUT);
+		return err == -EINVAL && !flags ? rename_and_hide(r) : err;
 	}
 	if (r->old_in_lower)
 		swap = true; /* the whiteout of the new name becomes the old one's */
 	else if (r->whiteout_at_new && r->source->dir)
 		swap = remove_whiteout = true; /* a directory cannot replace it */
-	err = at_rename(from, r->old_name, to, r->new_name, swap ? RENAME_EXCHANGE : 0);
+	err = at_rename(from, r->old_name, to, r->new_name, swap ? RENAME_EXCHANGE : flags);
 	if (err == 0 && remove_whiteout)
 		at_unlink(from, r->old_name, 0);
 	return err;
@@ -486,21 +494,56 @@ static int rename_inodes(struct renaming *r)
 	return err;
 }
 
-static int find_objects(struct renaming *r, unsigned int flags)
+/* What is at the new name: looked for in the layers unless it is presumed to be free. */
+static int find_replaced(struct renaming *r, unsigned int flags)
 {
 	struct ovl *o = r->o;
-	int err = name_check(o, r->new_name);
+	int err;
 
-	if (err == 0)
-		err = lookup_inode(o, r->old_dir, r->old_name, &r->source);
-	if (err < 0)
-		return err;
-	err = lookup_inode(o, r->new_dir, r->new_name, &r->target);
+	r->target = name_find(o, r->new_dir, r->new_name, strlen(r->new_name));
+	if (!r->target && r->presumed_free)
+		return 0;
+	r->presumed_free = false;
+	err = r->target ? 0 : lookup_inode(o, r->new_dir, r->new_name, &r->target);
 	if (err == -ENOENT && !r->exchange)
 		return 0;
 	if (err < 0)
 		return err;
 	return flags & RENAME_NOREPLACE ? -EEXIST : 0;
+}
+
+static int find_objects(struct renaming *r, unsigned int flags)
+{
+	int err = name_check(r->o, r->new_name);
+
+	if (err == 0)
+		err = lookup_inode(r->o, r->old_dir, r->old_name, &r->source);
+	return err < 0 ? err : find_replaced(r, flags);
+}
+
+static int rename_found(struct renaming *r)
+{
+	int err;
+
+	if (r->source == r->target) /* two names of one object: nothing to do */
+		return 0;
+	err = check(r);
+	if (err == 0)
+		err = prepare(r);
+	return err < 0 ? err : rename_inodes(r);
+}
+
+/* Something was there, perhaps a whiteout; or the filesystem knows no RENAME_NOREPLACE. */
+static int rename_again(struct renaming *r, unsigned int flags)
+{
+	int err;
+
+	layer_ref_put(take_ref(&r->target_at));
+	layer_ref_put(take_ref(&r->old_upper));
+	layer_ref_put(take_ref(&r->new_upper));
+	r->presumed_free = false;
+	err = find_replaced(r, flags);
+	return err < 0 ? err : rename_found(r);
 }
 
 int ovl_rename(struct ovl *o, const struct ovl_caller *caller, ovl_node parent, const char *name,
@@ -512,6 +555,7 @@ int ovl_rename(struct ovl *o, const struct ovl_caller *caller, ovl_node parent, 
 		.old_name = name,
 		.new_name = newname,
 		.exchange = flags & RENAME_EXCHANGE,
+		.presumed_free = !(flags & RENAME_EXCHANGE) && !o->whiteouts_are_files,
 	};
 	int err;
 
@@ -525,13 +569,10 @@ int ovl_rename(struct ovl *o, const struct ovl_caller *caller, ovl_node parent, 
 		r.new_dir = inode_get_dir(o, newparent, &err);
 	if (r.new_dir)
 		err = find_objects(&r, flags);
-	/* Two names of one object: nothing to do. */
-	if (err == 0 && r.source != r.target) {
-		err = check(&r);
-		if (err == 0)
-			err = prepare(&r);
-		if (err == 0)
-			err = rename_inodes(&r);
+	if (err == 0) {
+		err = rename_found(&r);
+		if (r.presumed_free && (err == -EEXIST || err == -EINVAL))
+			err = rename_again(&r, flags);
 		if (r.source->dir || (r.target && r.target->dir)) {
 			links_changed(r.old_dir);
 			links_changed(r.new_dir);
