@@ -11,6 +11,7 @@
 #include <fcntl.h>
 #include <sys/fsuid.h>
 
+#include "overlay/dirnames.h"
 #include "overlay/index.h"
 #include "overlay/override.h"
 #include "overlay/whfile.h"
@@ -303,6 +304,7 @@ static int create_locked(struct creation *c)
 	bool in_place = makes_as_caller(c);
 	int err = find_default_acl(c);
 
+	names_expect(c->o, c->parent, c->name);
 	if (err == 0)
 		err = find_hiding_file(c);
 	if (err < 0)
@@ -356,6 +358,8 @@ static int adopt_new(struct creation *c, struct ovl_inode **out)
 	}
 	err = lookup_instantiate(c->o, c->parent, c->name, &l, out);
 	looked_up_free(&l);
+	if (err == 0 && inode_is_dir(*out))
+		names_expect_none(c->o, *out);
 	return err;
 }
 
@@ -612,6 +616,7 @@ static int link_inode(struct ovl *o, const struct ovl_caller *caller, struct ovl
 		name_free(o, n);
 		return err;
 	}
+	names_expect(o, parent, name);
 	err = protattr_check(i, false);
 	if (err == 0 && inode_has(i, INODE_ORIGIN))
 		err = mark_impure(o, parent, dir);

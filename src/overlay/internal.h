@@ -12,8 +12,9 @@
  *   4. ovl.whiteout_lock  the shared whiteout.
  *   5. ovl.modes_lock     modes of upper objects that are not what they should be for a moment.
  *   6. leaves, never two at once: the table's shards, the name and link shards, the fd cache,
- *                         the survey, ovl.wh_lock, the cache of listings.
- * None of them is held across a copy of data, a wait for another request, or a reply.
+ *                         the survey, ovl.wh_lock, the cache of listings, an index of names (inside
+ * the lock of their list). None of them is held across a copy of data, a wait for another request,
+ * or a reply.
  */
 #pragma once
 
@@ -32,6 +33,7 @@
 #include "util/lock.h"
 
 struct dirlist;
+struct dirnames;
 struct ovl_inode;
 struct wh_set;
 struct writeback;
@@ -91,7 +93,10 @@ struct dirstack {
 	 */
 	_Atomic uint32_t version;
 	uint16_t lower_count;
-	struct real_dir lower[]; /* topmost first */
+	_Atomic uint8_t patience;       /* overlay/dirnames.h: when it is read for its names */
+	_Atomic uint32_t misses;        /* questions in vain since the last time */
+	struct dirnames *_Atomic names; /* which there are; NULL: not known. Set once. */
+	struct real_dir lower[];        /* topmost first */
 };
 
 enum inode_flag {
@@ -196,6 +201,14 @@ struct dirlists {
 	unsigned int count;
 };
 
+/* Of all indices of names: overlay/dirnames.h. */
+struct dirnames_list {
+	pthread_mutex_t lock;
+	struct dirnames *head;
+	struct dirnames *tail;
+	size_t bytes;
+};
+
 struct ovl {
 	/* Constant after ovl_create(). */
 	struct layer *layers;     /* [0]: upper, without root if there is none */
@@ -238,6 +251,7 @@ struct ovl {
 	atomic_bool links_orphaned; /* some hard link lost all the names that were known */
 	struct fdcache fds;
 	struct dirlists lists;
+	struct dirnames_list names;
 	struct ovl_inode *root;
 	_Atomic uint64_t temp_counter;
 	_Atomic uint64_t copied_up;

@@ -91,6 +91,7 @@ struct layer {
 			   */
 	bool ambiguous_uuid; /* which does not say that a handle is of this layer */
 	uint32_t magic;      /* f_type of statfs(2) */
+	bool lists_all;      /* a name that its listings do not have is not there */
 	bool may_fold;       /* may hold directories in which case does not matter */
 	bool ino32; /* numbers of inodes have 32 bits, as far as the kernel's overlayfs knows */
 	bool can_decode;     /* stat_handle() works: export operations and CAP_DAC_READ_SEARCH */

@@ -534,6 +534,24 @@ static bool has_mounts_inside(const char *path, const char *mountpoint)
 	return false;
 }
 
+/*
+ * Filesystems on which a name is found only if it is listed, and as it is spelt. On others it may
+ * be found without regard to case, mounted or fetched when it is asked for, or anything else.
+ */
+static bool lists_all_names(uint32_t magic)
+{
+	static const uint32_t known[] = {
+		BTRFS_SUPER_MAGIC, EROFS_SUPER_MAGIC_V1,  EXT4_SUPER_MAGIC,
+		F2FS_SUPER_MAGIC,  OVERLAYFS_SUPER_MAGIC, RAMFS_MAGIC,
+		SQUASHFS_MAGIC,    TMPFS_MAGIC,           XFS_SUPER_MAGIC,
+	};
+
+	for (size_t n = 0; n < ARRAY_SIZE(known); n++)
+		if (magic == known[n])
+			return true;
+	return false;
+}
+
 /* Makes a layer of an opened root. @fd is taken over on success. */
 static int layer_init(struct layer *out, int *fd, unsigned int index, bool private,
 		      const char *path, const char *mountpoint)
@@ -547,6 +565,7 @@ static int layer_init(struct layer *out, int *fd, unsigned int index, bool priva
 	    fstatvfs(*fd, &vfs) < 0 || fstatfs(*fd, &fs) < 0)
 		return -errno;
 	layer.magic = (uint32_t)fs.f_type;
+	layer.lists_all = lists_all_names(layer.magic);
 	layer.dev = makedev(st.stx_dev_major, st.stx_dev_minor);
 	layer.root_ino = st.stx_ino;
 	layer.read_only = vfs.f_flag & ST_RDONLY;

@@ -2,7 +2,6 @@
 """The dialects of whiteouts that fuse-overlayfs and builders of images write: .wh.NAME,
 .wh..wh..opq and several xattrs, read on every layer, and written where devices cannot be made."""
 
-import collections
 import errno
 import os
 import shutil
@@ -664,7 +663,8 @@ def test_missing_name_costs_no_more_than_without(new_union):
             write(union.lower(n) / f"d/f{n}")
         m = union.mount()
         write(m / "d/up")
-        exists(m / "d/first")
+        for n in range(20):  # until it is worth knowing all names
+            assert not exists(m / f"d/absent{n}")
 
         def miss(m=m):
             for n in range(10):
@@ -672,8 +672,7 @@ def test_missing_name_costs_no_more_than_without(new_union):
                     os.lstat(m / f"d/missing{n}")
 
         seen[impl] = count_calls(union, miss)
-    counts = {impl: collections.Counter(calls) for impl, calls in seen.items()}
-    assert counts["dropin"] == counts["plyfs"] == {"statx": 10 * (layers + 1)}
+    assert seen == {"plyfs": [], "dropin": []}
 
 
 @pytest.mark.privileged("strace of the server")
@@ -691,8 +690,10 @@ def test_missing_name_beside_whiteouts_costs_no_more(new_union):
     def hit():
         assert not exists(m / "d/f1")
 
-    assert count_calls(union, miss) == ["statx"] * 2  # one for each layer that has the directory
-    assert count_calls(union, hit) == ["statx"] * 2  # the upper one of them, and the file itself
+    for n in range(10):  # until it is worth knowing all names
+        assert not exists(m / f"d/absent{n}")
+    assert count_calls(union, miss) == []
+    assert count_calls(union, hit) == ["statx"]  # of the file
 
 
 def test_looking_does_not_change_the_atime_of_a_directory(union):
