@@ -39,11 +39,7 @@ static int parse(struct fuse_worker *w, const void *message, size_t size)
 	struct fuse_session *s = w->session;
 	int err = fuse_request_parse(&w->req, s->config.ops, s->config.op_count, message, size);
 
-	if (err)
-		return err;
-	if (s->config.allowed && !s->config.allowed(s->config.ctx, &w->req))
-		return -EACCES;
-	return 0;
+	return err ? err : fuse_session_admit(s, &w->req);
 }
 
 static void refuse(struct fuse_worker *w, int err)
@@ -64,18 +60,31 @@ void fuse_dev_run_queued(struct fuse_worker *w, struct fuse_queued *queued)
 		fuse_request_run(&w->req, w->session->config.ctx);
 }
 
+/* Until the rings have been registered the kernel holds every request back. */
+static void settle_uring(struct fuse_session *s)
+{
+	bool agreed = s->conn.flags & FUSE_OVER_IO_URING;
+
+	if (!agreed)
+		log_warning("the kernel offers no FUSE over io_uring, requests come over /dev/fuse:"
+			    " it takes Linux 6.14 and fuse.enable_uring=1");
+	fuse_uring_settle(s, agreed);
+}
+
 static void answer_init(struct fuse_worker *w)
 {
 	struct fuse_session *s = w->session;
 	const struct fuse_in_header *in = w->req.in;
+	struct fuse_init_want want = s->config.want;
 	struct fuse_init_out out;
 	struct fuse_conn conn;
 	uint64_t one = 1;
 	int err = -EPROTO;
 
+	if (s->uring)
+		want.flags |= FUSE_OVER_IO_URING;
 	if (!atomic_load(&s->initialised))
-		err = fuse_init_negotiate(&s->config.want, in + 1, in->len - sizeof(*in), &out,
-					  &conn);
+		err = fuse_init_negotiate(&want, in + 1, in->len - sizeof(*in), &out, &conn);
 	if (err) {
 		fuse_reply_error(&w->req, err);
 		log_error("the kernel's FUSE protocol is too old: 7.31 (Linux 5.4) is needed");
@@ -87,6 +96,8 @@ static void answer_init(struct fuse_worker *w)
 	if (fuse_reply(&w->req, &out, sizeof(out)) < 0 || conn.minor == 0)
 		return;
 	log_debug("INIT: protocol 7.%u, flags 0x%llx", conn.minor, (unsigned long long)conn.flags);
+	if (s->uring)
+		settle_uring(s);
 	atomic_store(&s->initialised, true);
 	if (write(s->event, &one, sizeof(one)) < 0)
 		log_debug("eventfd: %s", strerror(errno));

@@ -14,6 +14,20 @@ static int notify(struct fuse_session *s, int code, const void *data, size_t siz
 	return writev(s->config.fd, iov, 2) < 0 ? -errno : 0;
 }
 
+/* Not one that the kernel gives out: it counts from 2 in steps of 2. */
+#define POKE_UNIQUE (1ULL << 62)
+
+void fuse_notify_poke(struct fuse_session *s)
+{
+	/* The answer to it is a request: NOTIFY_REPLY, here with nothing of the root's contents. */
+	struct fuse_notify_retrieve_out out = { .notify_unique = POKE_UNIQUE,
+						.nodeid = FUSE_ROOT_ID };
+	int err = notify(s, FUSE_NOTIFY_RETRIEVE, &out, sizeof(out));
+
+	if (err < 0 && err != -ENODEV)
+		log_debug("cannot have a request sent: %s", strerror(-err));
+}
+
 void fuse_notify_inval_attr(struct fuse_session *s, uint64_t nodeid, bool contents)
 {
 	/* A negative offset leaves the page cache alone. */

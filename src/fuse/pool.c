@@ -38,7 +38,7 @@ static uint8_t *map_buffer(size_t size)
 	return p == MAP_FAILED ? NULL : p;
 }
 
-static void init_cond(pthread_cond_t *cond)
+void fuse_init_cond(pthread_cond_t *cond)
 {
 	pthread_condattr_t attr;
 
@@ -55,7 +55,7 @@ static struct fuse_worker *worker_new(struct fuse_session *s)
 	if (!w)
 		return NULL;
 	w->session = s;
-	init_cond(&w->wake);
+	fuse_init_cond(&w->wake);
 	w->message = map_buffer(s->message_size);
 	w->reply = map_buffer(s->reply_size);
 	if (!w->message || !w->reply) {
@@ -399,7 +399,7 @@ bool fuse_pool_interrupt(struct fuse_worker *reader, uint64_t unique)
 		free(queued);
 		found = true;
 	}
-	return found;
+	return found || fuse_uring_interrupt(s, unique);
 }
 
 void fuse_pool_stop(struct fuse_session *s, int result)
@@ -419,6 +419,7 @@ void fuse_pool_stop(struct fuse_session *s, int result)
 	}
 	pthread_cond_signal(&s->queue_room);
 	pthread_mutex_unlock(&s->lock);
+	fuse_uring_stop(s);
 	if (write(s->event, &one, sizeof(one)) < 0)
 		log_debug("eventfd: %s", strerror(errno));
 }

@@ -41,16 +41,11 @@ static size_t argument_size(const struct fuse_request *req)
 	return req->op->arg_size;
 }
 
+/* What follows the fixed argument. */
 static int parse_body(struct fuse_request *req, const uint8_t *p, size_t left)
 {
-	size_t arg_size = argument_size(req);
 	unsigned int strings = req->op->entries + req->op->strings;
 
-	if (left < arg_size)
-		return -EINVAL;
-	req->arg = p;
-	p += arg_size;
-	left -= arg_size;
 	for (unsigned int i = 0; i < strings; i++) {
 		const char *string = take_string(&p, &left);
 
@@ -63,12 +58,8 @@ static int parse_body(struct fuse_request *req, const uint8_t *p, size_t left)
 	return 0;
 }
 
-int fuse_request_parse(struct fuse_request *req, const struct fuse_op *ops, size_t count,
-		       const void *message, size_t size)
+static void clear(struct fuse_request *req)
 {
-	const struct fuse_in_header *in = message;
-	size_t extensions;
-
 	req->in = NULL;
 	req->op = NULL;
 	req->arg = NULL;
@@ -76,8 +67,12 @@ int fuse_request_parse(struct fuse_request *req, const struct fuse_op *ops, size
 	req->payload = NULL;
 	req->payload_size = 0;
 	req->replied = false;
-	if (size < sizeof(*in))
-		return -EIO;
+}
+
+/* @size is that of the whole message; @extensions gets how much of it is not for the handler. */
+static int parse_header(struct fuse_request *req, const struct fuse_op *ops, size_t count,
+			const struct fuse_in_header *in, size_t size, size_t *extensions)
+{
 	req->in = in;
 	if (req->debug)
 		clock_gettime(CLOCK_MONOTONIC, &req->start);
@@ -85,12 +80,49 @@ int fuse_request_parse(struct fuse_request *req, const struct fuse_op *ops, size
 		return -ENOSYS;
 	req->op = &ops[in->opcode];
 	/* Extensions (supplementary groups, security contexts) follow everything else. */
-	extensions = (size_t)in->total_extlen * 8;
-	if (in->len != size || extensions > size - sizeof(*in))
+	*extensions = (size_t)in->total_extlen * 8;
+	if (in->len != size || *extensions > size - sizeof(*in))
 		return -EINVAL;
-	if (!req->op->handle)
-		return -ENOSYS;
-	return parse_body(req, (const uint8_t *)(in + 1), size - sizeof(*in) - extensions);
+	return req->op->handle ? 0 : -ENOSYS;
+}
+
+int fuse_request_parse(struct fuse_request *req, const struct fuse_op *ops, size_t count,
+		       const void *message, size_t size)
+{
+	const struct fuse_in_header *in = message;
+	const uint8_t *p = (const uint8_t *)(in + 1);
+	size_t extensions, arg_size, left;
+	int err;
+
+	clear(req);
+	if (size < sizeof(*in))
+		return -EIO;
+	err = parse_header(req, ops, count, in, size, &extensions);
+	if (err)
+		return err;
+	left = size - sizeof(*in) - extensions;
+	arg_size = argument_size(req);
+	if (left < arg_size)
+		return -EINVAL;
+	req->arg = p;
+	return parse_body(req, p + arg_size, left - arg_size);
+}
+
+int fuse_request_parse_parts(struct fuse_request *req, const struct fuse_op *ops, size_t count,
+			     const struct fuse_in_header *in, const void *arg, size_t arg_size,
+			     const void *body, size_t body_size)
+{
+	size_t extensions;
+	int err;
+
+	clear(req);
+	err = parse_header(req, ops, count, in, sizeof(*in) + arg_size + body_size, &extensions);
+	if (err)
+		return err;
+	if (arg_size < argument_size(req) || extensions > body_size)
+		return -EINVAL;
+	req->arg = arg;
+	return parse_body(req, body, body_size - extensions);
 }
 
 /* Names come from users: what would break the line or the terminal is shown as hexadecimal. */

@@ -91,6 +91,14 @@ struct fuse_request {
 int fuse_request_parse(struct fuse_request *req, const struct fuse_op *ops, size_t count,
 		       const void *message, size_t size);
 
+/*
+ * The same for a transport that keeps the three parts of a message apart: the header @in, @arg_size
+ * bytes of the fixed argument at @arg (at least as many as it has may be read) and what follows it.
+ */
+int fuse_request_parse_parts(struct fuse_request *req, const struct fuse_op *ops, size_t count,
+			     const struct fuse_in_header *in, const void *arg, size_t arg_size,
+			     const void *body, size_t body_size);
+
 /* Runs the handler, and answers for it if it forgot. */
 void fuse_request_run(struct fuse_request *req, void *ctx);
 

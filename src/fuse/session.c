@@ -18,9 +18,6 @@
 /* After a signal: how long files that are still open keep the session up. */
 #define GRACE_SECONDS 10
 
-/* Gets a leader out of read(2). Its handler does nothing. */
-#define KICK_SIGNAL SIGUSR2
-
 int fuse_session_create(const struct fuse_session_config *config, struct fuse_session **out)
 {
 	struct fuse_session *s = aligned_alloc(64, (sizeof(*s) + 63) & ~(size_t)63);
@@ -68,6 +65,11 @@ const struct fuse_conn *fuse_session_conn(const struct fuse_session *s)
 	return &s->conn;
 }
 
+bool fuse_session_over_uring(struct fuse_session *s)
+{
+	return atomic_load(&s->initialised) && fuse_uring_serves(s);
+}
+
 static void do_nothing(int sig)
 {
 }
@@ -88,9 +90,9 @@ static void set_signals(sigset_t *old, sigset_t *ours)
 
 	sigaction(SIGPIPE, &ignore, NULL);
 	sigaction(SIGXFSZ, &ignore, NULL);
-	sigaction(KICK_SIGNAL, &kick, NULL);
+	sigaction(FUSE_KICK_SIGNAL, &kick, NULL);
 	sigfillset(&blocked);
-	sigdelset(&blocked, KICK_SIGNAL);
+	sigdelset(&blocked, FUSE_KICK_SIGNAL);
 	pthread_sigmask(SIG_SETMASK, &blocked, old);
 	sigemptyset(ours);
 	sigaddset(ours, SIGTERM);
@@ -104,7 +106,7 @@ static void kick_leader(struct fuse_session *s)
 {
 	pthread_mutex_lock(&s->lock);
 	if (s->leader && !(atomic_load(&s->sequence) & 1))
-		pthread_kill(s->leader->thread, KICK_SIGNAL);
+		pthread_kill(s->leader->thread, FUSE_KICK_SIGNAL);
 	pthread_mutex_unlock(&s->lock);
 }
 
@@ -174,6 +176,16 @@ static void wait_for_end(struct fuse_session *s, int signals, void (*ready)(void
 	}
 }
 
+/* Whatever is missing for it, there is always /dev/fuse. */
+static void prepare_uring(struct fuse_session *s)
+{
+	int err = fuse_uring_prepare(s);
+
+	if (err)
+		log_warning("no io_uring to be had, requests come over /dev/fuse: %s",
+			    strerror(-err));
+}
+
 int fuse_session_run(struct fuse_session *s, void (*ready)(void *ctx), void *ready_ctx)
 {
 	sigset_t old, ours;
@@ -184,6 +196,8 @@ int fuse_session_run(struct fuse_session *s, void (*ready)(void *ctx), void *rea
 	set_signals(&old, &ours);
 	signals = signalfd(-1, &ours, SFD_CLOEXEC | SFD_NONBLOCK);
 	err = signals < 0 ? -errno : fuse_watchdog_start(s);
+	if (!err && s->config.uring)
+		prepare_uring(s);
 	if (!err)
 		err = fuse_pool_start(s);
 	if (err)
@@ -191,7 +205,9 @@ int fuse_session_run(struct fuse_session *s, void (*ready)(void *ctx), void *rea
 	else
 		wait_for_end(s, signals, ready, ready_ctx);
 	fuse_pool_join(s);
+	fuse_uring_join(s);
 	fuse_watchdog_stop(s);
+	fuse_uring_free(s);
 	/* What came twice must not kill the process now, before the layers are closed. */
 	while (signals >= 0 && read(signals, &info, sizeof(info)) > 0)
 		continue;

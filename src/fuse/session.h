@@ -12,6 +12,9 @@
  * requests in a bounded queue, and FORGET and INTERRUPT still get through. An idle session wakes
  * nobody.
  *
+ * With config.uring requests come over io_uring instead, where the kernel can, to threads that are
+ * there for nothing else: see uring.c. The pool serves what still comes over /dev/fuse.
+ *
  * Locks: session->lock guards the pool (who leads, who rests, the queue). It is taken with no other
  * lock held, and never held across a request or a system call on /dev/fuse. A request that does not
  * wait takes no lock here.
@@ -36,6 +39,7 @@ struct fuse_session_config {
 	void *ctx; /* for the handlers, and for unmount */
 	struct fuse_init_want want;
 	unsigned int max_threads; /* at least 2; 0: 512 */
+	bool uring;               /* requests over io_uring, where the kernel can */
 	bool debug;
 	/* Unmounts lazily: called when SIGTERM, SIGINT or SIGHUP came, by the thread in
 	 * fuse_session_run(). */
@@ -69,10 +73,14 @@ void fuse_session_free(struct fuse_session *s);
 /* Zero before INIT. */
 const struct fuse_conn *fuse_session_conn(const struct fuse_session *s);
 
+/* Whether requests come over io_uring. False before INIT. */
+bool fuse_session_over_uring(struct fuse_session *s);
+
 /*
  * Has the kernel forget the attributes of @nodeid, and with @contents the cached listing of the
- * directory that it is. Not for the contents of a file: the cache may wait for the very request
- * whose handler calls this. From any thread, a handler's too. Not knowing the inode is no error.
- * Nothing happens when the connection is gone.
+ * directory that it is, or the pages of the file, which are written back first: that waits for
+ * requests to be answered, so a handler that asks for it must be FUSE_BLOCKING, not itself be what
+ * a page waits for, and not be at work in every thread at once. From any thread. Not knowing the
+ * inode is no error. Nothing happens when the connection is gone.
  */
 void fuse_notify_inval_attr(struct fuse_session *s, uint64_t nodeid, bool contents);

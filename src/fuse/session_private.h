@@ -1,11 +1,14 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * Shared by the files of the session: pool.c (threads and roles), dev.c (the /dev/fuse transport),
- * watchdog.c, notify.c and session.c. Each field says what guards it.
+ * uring.c (the io_uring transport), watchdog.c, notify.c and session.c. Each field says what guards
+ * it.
  */
 #pragma once
 
+#include <errno.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
@@ -25,6 +28,9 @@
 #define FUSE_THREAD_STACK     ((size_t)1024 * 1024)
 #define FUSE_QUEUE_MAX_BYTES  ((size_t)64 * 1024 * 1024)
 #define FUSE_QUEUE_MAX_LENGTH 4096
+
+/* Gets a thread out of the system call in which it waits for requests. Its handler does nothing. */
+#define FUSE_KICK_SIGNAL SIGUSR2
 
 /* Opcodes that the session keeps a note of, and how many requests the note lasts. */
 #define FUSE_NOTED_OPS   64
@@ -95,10 +101,20 @@ struct fuse_session {
 	atomic_bool watchdog_armed;
 	int watchdog_timer;
 	pthread_t watchdog;
-	int event; /* eventfd: tells fuse_session_run() of INIT and of the end */
+	struct fuse_uring *uring; /* NULL: not wanted, or not to be had; constant while it serves */
+	int event;                /* eventfd: tells fuse_session_run() of INIT and of the end */
 };
 
+/* Whether the caller may ask at all: 0 or -EACCES. */
+static inline int fuse_session_admit(const struct fuse_session *s, const struct fuse_request *req)
+{
+	return !s->config.allowed || s->config.allowed(s->config.ctx, req) ? 0 : -EACCES;
+}
+
 /* pool.c */
+
+/* For timed waits by CLOCK_MONOTONIC. */
+void fuse_init_cond(pthread_cond_t *cond);
 
 /* Starts the first worker as the leader. */
 int fuse_pool_start(struct fuse_session *s);
@@ -134,6 +150,32 @@ void fuse_dev_lead(struct fuse_worker *w);
 void fuse_dev_run_queued(struct fuse_worker *w, struct fuse_queued *queued);
 /* Fills in a request for a message to be answered through @s. */
 void fuse_dev_prepare(struct fuse_session *s, struct fuse_request *req);
+
+/* uring.c: everything but prepare does nothing without s->uring. */
+
+/*
+ * Makes threads and rings, which then wait: s->uring. Before the first leader starts. On failure
+ * there is none.
+ */
+int fuse_uring_prepare(struct fuse_session *s);
+/* INIT was answered: whether the two sides agreed on FUSE_OVER_IO_URING. */
+void fuse_uring_settle(struct fuse_session *s, bool agreed);
+/* Whether requests come that way, as far as is known. */
+bool fuse_uring_serves(struct fuse_session *s);
+/* Marks the running request @unique, or the one that is about to run. False when there is none. */
+bool fuse_uring_interrupt(struct fuse_session *s, uint64_t unique);
+/* By the watchdog: queues whose threads are all stuck get another. True: look again. */
+bool fuse_uring_look(struct fuse_session *s);
+/* With s->stopping set: what runs is interrupted. */
+void fuse_uring_stop(struct fuse_session *s);
+/* After that: waits until all its threads have ended. */
+void fuse_uring_join(struct fuse_session *s);
+void fuse_uring_free(struct fuse_session *s);
+
+/* notify.c */
+
+/* Has the kernel send a request of no meaning at once, to the queue of the calling CPU. */
+void fuse_notify_poke(struct fuse_session *s);
 
 /* watchdog.c */
 

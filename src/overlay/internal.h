@@ -10,11 +10,12 @@
  *                         child; the two parents of a rename by address, under topology.
  *   3. ovl_inode.lock     of other objects, two of them by address: where the object is.
  *   4. ovl.whiteout_lock  the shared whiteout.
- *   5. ovl.modes_lock     modes of upper objects that are not what they should be for a moment.
- *   6. leaves, never two at once: the table's shards, the name and link shards, the fd cache,
- *                         the survey, ovl.wh_lock, the cache of listings, an index of names (inside
- * the lock of their list). None of them is held across a copy of data, a wait for another request,
- * or a reply.
+ *   5. ovl.mtimes         who changes contents without changing mtime.
+ *   6. ovl.modes_lock     modes of upper objects that are not what they should be for a moment.
+ *   7. leaves, never two at once: the table's shards, the name and link shards, the fd cache,
+ *                         the survey, ovl.wh_lock, the cache of listings, an index of
+ *                         names (in the lock of their list).
+ * None of them is held across a copy of data, a wait for another request, or a reply.
  */
 #pragma once
 
@@ -37,6 +38,18 @@ struct dirnames;
 struct ovl_inode;
 struct wh_set;
 struct writeback;
+
+/* Changes under way that leave mtime alone; see mtime.c. */
+struct mtime_note {
+	const struct ovl_inode *inode; /* NULL: this one does change it */
+	struct timespec mtime;         /* lock of the shard, as next */
+	struct mtime_note *next;
+};
+
+struct mtime_shard {
+	struct lock lock;
+	struct mtime_note *first; /* of several files; each note belongs to who changes one */
+};
 
 /* A name of an object: a directory entry of the union that somebody looked up. */
 struct ovl_name {
@@ -220,6 +233,7 @@ struct ovl {
 	bool no_xattr;        /* upper can hold no private xattrs */
 	bool may_setfsid;     /* we may act as any user */
 	bool overrides_modes; /* CAP_DAC_OVERRIDE: modes of what we own do not bind us */
+	bool work_is_ours;    /* what is made in work has our user and our group */
 	uid_t uid;            /* our own */
 	gid_t gid;
 	bool has_acl;
@@ -256,7 +270,8 @@ struct ovl {
 	_Atomic uint64_t temp_counter;
 	_Atomic uint64_t copied_up;
 
-	pthread_mutex_t modes_lock;
+	struct mtime_shard mtimes[64];
+	pthread_rwlock_t modes_lock; /* written by who changes a mode for a moment */
 	pthread_mutex_t whiteout_lock;
 	char whiteout[FMT_TEMP_NAME_MAX]; /* the shared one in work; "": none yet */
 	bool whiteout_no_link;            /* the filesystem cannot link it */
@@ -649,6 +664,11 @@ bool caller_keeps_sgid(const struct ovl_caller *caller, const struct statx *st);
  * the one who truncates. -EROFS without upper. No lock is held; returns with none.
  */
 int copy_up(struct ovl *o, const struct ovl_caller *caller, struct ovl_inode *i, off_t limit);
+/*
+ * The same for who answers with the attributes of @i: who caches them is not told of its copy-up.
+ * 1: it was copied; who then fails has to tell.
+ */
+int copy_up_told(struct ovl *o, const struct ovl_caller *caller, struct ovl_inode *i, off_t limit);
 /* Waits until nobody copies @i up. @i->lock is held and given up meanwhile. -EINTR: the caller is
  * killed. */
 int copyup_wait(struct ovl *o, const struct ovl_caller *caller, struct ovl_inode *i);
@@ -656,9 +676,10 @@ int copyup_wait(struct ovl *o, const struct ovl_caller *caller, struct ovl_inode
 /* copydata.c */
 /*
  * The first @size bytes at least, holes kept; @to is then @length long, and was a hole before.
- * -EINTR when the caller was killed.
+ * -EINTR when the caller was killed. @dense: there are none. The rest of what @from has may be
+ * shared with it.
  */
-int copy_data(struct layer_ref *from, int to, off_t size, off_t length,
+int copy_data(struct layer_ref *from, int to, off_t size, off_t length, bool dense,
 	      const struct ovl_caller *caller);
 /*
  * All xattrs but the overlay's private ones. With ovl_compat.whiteout_files what @to cannot hold is
@@ -677,6 +698,17 @@ bool sync_wants_dirs(const struct ovl *o);
 int sync_copied(struct ovl *o, int fd, bool has_data);
 /* How writing to a file of upper ended: a volatile mount remembers when something was lost. */
 void sync_note(struct ovl *o, ssize_t result);
+
+/* mtime.c */
+
+/* Around a change of @i's contents through @fd, its file in upper. After a failure there is no end.
+ */
+int mtime_begin(struct ovl *o, const struct ovl_caller *caller, struct ovl_inode *i, int fd,
+		struct mtime_note *note);
+void mtime_end(struct ovl *o, int fd, struct mtime_note *note);
+/* Around storing an mtime; @st: as it is afterwards, or NULL after a failure. */
+void mtime_store_begin(struct ovl *o, struct ovl_inode *i);
+void mtime_store_end(struct ovl *o, struct ovl_inode *i, const struct statx *st);
 
 /* workdir.c */
 /* Sweeps and opens workdir/work. */

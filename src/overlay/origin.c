@@ -58,20 +58,20 @@ int mode_widen(struct ovl *o, struct layer_ref *at, const char *name, mode_t wan
 	struct statx st;
 	int err;
 
-	pthread_mutex_lock(&o->modes_lock);
+	pthread_rwlock_wrlock(&o->modes_lock);
 	err = at_statx(layer_fd(at), name, &st); /* the real one, whatever is shown */
 	*kept = st.stx_mode & 07777;
 	if (err == 0)
 		err = at_chmod(layer_fd(at), name, *kept | wanted);
 	if (err < 0)
-		pthread_mutex_unlock(&o->modes_lock);
+		pthread_rwlock_unlock(&o->modes_lock);
 	return err;
 }
 
 void mode_restore(struct ovl *o, struct layer_ref *at, const char *name, mode_t kept)
 {
 	at_chmod(layer_fd(at), name, kept);
-	pthread_mutex_unlock(&o->modes_lock);
+	pthread_rwlock_unlock(&o->modes_lock);
 }
 
 ssize_t mark_get(struct ovl *o, struct layer_ref *at, const char *name, enum fmt_xattr which,

@@ -224,8 +224,18 @@ struct ovl_caller {
 	/* What the caller sees of the layers' numbers; NULL: the same. Borrowed. */
 	const struct id_map *uids;
 	const struct id_map *gids;
-	mode_t umask;   /* applied to new objects unless the parent has a default ACL */
-	bool appends;   /* write: through a file that was opened with O_APPEND */
+	mode_t umask; /* applied to new objects unless the parent has a default ACL */
+	bool appends; /* write: through a file that was opened with O_APPEND */
+	/*
+	 * write: no ovl_open() came before, which would have said what a file may not be opened for
+	 * that is immutable or append-only. So each write is asked that.
+	 */
+	bool unopened;
+	/*
+	 * Changes of contents: they are made on behalf of a cache that keeps mtime itself, and
+	 * stores it by ovl_setattr(). So they leave it alone.
+	 */
+	bool owns_mtime;
 	bool kill_priv; /* open: the caller lacks CAP_FSETID (O_TRUNC drops suid and sgid) */
 	/* set by somebody else when the caller got a signal; NULL when that cannot happen */
 	const atomic_bool *interrupted;

@@ -654,7 +654,7 @@ int ovl_create(const struct ovl_config *config, struct ovl **out, char *message,
 	o->attr_changed = config->attr_changed;
 	o->ctx = config->ctx;
 	pthread_rwlock_init(&o->topology, NULL);
-	pthread_mutex_init(&o->modes_lock, NULL);
+	pthread_rwlock_init(&o->modes_lock, NULL);
 	pthread_mutex_init(&o->whiteout_lock, NULL);
 	wh_init(o);
 	dirlists_init(&o->lists);
@@ -686,7 +686,7 @@ void ovl_destroy(struct ovl *o)
 	close_fd(o->upper_lock);
 	close_fd(o->work_lock);
 	pthread_rwlock_destroy(&o->topology);
-	pthread_mutex_destroy(&o->modes_lock);
+	pthread_rwlock_destroy(&o->modes_lock);
 	pthread_mutex_destroy(&o->whiteout_lock);
 	wh_destroy(o);
 	dirlists_destroy(&o->lists);

@@ -14,6 +14,10 @@ void server_opendir(void *ctx, struct fuse_request *req)
 	struct server *s = ctx;
 	struct fuse_open_out out = { 0 };
 
+	if (s->silent_opendir && (req->conn->flags & FUSE_NO_OPENDIR_SUPPORT)) {
+		fuse_reply_error(req, -ENOSYS);
+		return;
+	}
 	/* The kernel drops its cached listing itself when it changes the directory. */
 	if (s->coherent)
 		out.open_flags = FOPEN_CACHE_DIR | FOPEN_KEEP_CACHE;
