@@ -256,7 +256,7 @@ static int find_default_acl(struct creation *c)
 {
 	ssize_t n;
 
-	if (!c->o->has_acl || inode_has(c->parent, INODE_NO_DEFACL))
+	if (!c->o->has_acl || inode_has(c->parent, INODE_NO_DEFACL | INODE_PLAIN))
 		return 0;
 	n = layer_getxattr(c->dir, "", ACL_DEFAULT, NULL, 0);
 	if (n == -ENODATA || n == -EOPNOTSUPP) {
@@ -350,6 +350,8 @@ static int adopt_new(struct creation *c, struct ovl_inode **out)
 	c->st = l.st;
 	if (err < 0)
 		return err;
+	if (!c->has_default_acl && !override_in_upper(c->o) && !c->o->layers_may_change)
+		l.flags |= INODE_PLAIN;
 	l.ino = ino_compose(c->o, statx_dev(&l.st), l.st.stx_ino);
 	if (S_ISDIR(l.st.stx_mode)) {
 		l.stack = calloc(1, sizeof(*l.stack));

@@ -121,6 +121,7 @@ enum inode_flag {
 	INODE_ORPHAN = 1 << 5,    /* has no name any more, or never had: self is set */
 	INODE_LINKED = 1 << 6,    /* is in the link hash; guarded by its shard */
 	INODE_XWHITE = 1 << 7,    /* a lower directory may hold xattr whiteouts */
+	INODE_PLAIN = 1 << 8,     /* the topmost object has no ACLs and no capabilities */
 	INODE_NO_DEFACL = 1 << 9, /* upper directory is known to have no default ACL */
 	INODE_TO_INDEX = 1 << 16, /* gets an index entry when it is copied up; constant */
 	INODE_INDEXED = 1 << 17,  /* has one; cleared when the union has no name of it any more */
@@ -568,9 +569,13 @@ void features_spell(const struct ovl_features *f, struct feature_word out[FEATUR
 /* marks.c */
 /* Opaque, but not in the words of this mount. */
 #define MARK_OTHER_OPAQUE (1U << FMT_XATTR_COUNT)
+/* There may be an ACL, or capabilities. */
+#define MARK_NOT_PLAIN (1U << (FMT_XATTR_COUNT + 1))
+/* What makes an object not plain. */
+bool xattr_is_not_plain(const char *name);
 /*
- * Which private xattrs an object has, as bits of enum fmt_xattr and MARK_OTHER_OPAQUE: one system
- * call for all of them.
+ * Which private xattrs an object has, as bits of enum fmt_xattr, MARK_OTHER_OPAQUE and
+ * MARK_NOT_PLAIN: one system call for all of them.
  */
 int marks_read(struct ovl *o, struct layer_ref *at, const char *name, unsigned int *marks);
 /* What those of a directory say. -EACCES: it may not be read, and nothing below be shown. */

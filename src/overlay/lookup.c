@@ -36,7 +36,7 @@ struct walk {
 
 struct found {
 	struct statx st;
-	unsigned int marks; /* bits of enum fmt_xattr that exist, and MARK_OTHER_OPAQUE */
+	unsigned int marks; /* as marks_read() gives them */
 };
 
 /* One lower directory of those to be united. */
@@ -397,6 +397,14 @@ static int above_hides(struct lookup *l)
 	return r;
 }
 
+/* Of the topmost object. */
+static void note_plain(struct looked_up *out, unsigned int marks)
+{
+	out->flags &= ~(unsigned int)INODE_PLAIN;
+	if (!(marks & MARK_NOT_PLAIN))
+		out->flags |= INODE_PLAIN;
+}
+
 static unsigned int native_protattr(const struct statx *st)
 {
 	return (st->stx_attributes & STATX_ATTR_IMMUTABLE ? FS_IMMUTABLE_FL : 0) |
@@ -432,6 +440,7 @@ static int look_upper(struct lookup *l, struct layer_ref *upper, const char *nam
 	if (r <= 0)
 		return r;
 	l->have_upper = true;
+	note_plain(out, f.marks);
 	l->upper_metacopy = l->w.metacopy;
 	out->st = f.st;
 	out->flags |= INODE_UPPER;
@@ -545,8 +554,10 @@ static int look_lower(struct lookup *l, struct layer *layer, struct layer_ref *a
 	}
 	if (!l->hit_count) {
 		l->lower_st = f.st;
-		if (!l->have_upper)
+		if (!l->have_upper) {
+			note_plain(l->out, f.marks);
 			l->out->protattr = native_protattr(&f.st);
+		}
 	}
 	/*
 	 * Of the lower metacopies of a file only the topmost counts. The data, and a directory to
@@ -671,6 +682,7 @@ static int look_entry(struct lookup *l, const char *name)
 
 	if (err < 0)
 		return err;
+	note_plain(out, marks);
 	out->protattr = upper_protattr(o, o->index, out->index->name, &out->st, marks);
 	if (!S_ISREG(out->st.stx_mode) || !(marks & 1U << FMT_METACOPY)) {
 		out->flags &= ~(unsigned int)INODE_METACOPY;

@@ -2,7 +2,9 @@
 """What names and listings cost: system calls of the server on its layers."""
 
 import collections
+import errno
 import os
+import subprocess
 
 import plyfs_testlib as lib
 import pytest
@@ -169,3 +171,48 @@ def test_nothing_is_believed_when_layers_may_change(union):
     write(union.lower() / "d/b7", "behind")
     assert read(m / "d/b7") == b"behind"
     assert names(m / "d") == ["a", "b7"]
+
+
+def getxattr(path, name):
+    try:
+        return os.getxattr(path, name)
+    except OSError as e:
+        return e.errno
+
+
+@pytest.mark.root("sets capabilities")
+def test_xattrs_that_are_not_there_cost_nothing(union):
+    """And those that come are there, before and after copy-up, and on what was just made."""
+    capability = bytes.fromhex("0100000200040000000000000000000000000000")
+    write(union.lower() / "plain", "x")
+    write(union.lower() / "other", "x")
+    write(union.lower() / "capable", "x")
+    os.setxattr(union.lower() / "capable", "security.capability", capability)
+    m = union.mount()
+    assert os.getxattr(m / "capable", "security.capability") == capability
+    write(m / "made", "x")
+    for name in ("plain", "made"):
+        path = m / name
+        with opened(path, os.O_RDONLY):
+
+            def ask(path=path):
+                for _ in range(3):
+                    assert getxattr(path, "security.capability") == errno.ENODATA
+
+            assert count_calls(union, ask) == []
+            os.setxattr(path, "security.capability", capability)
+            assert os.getxattr(path, "security.capability") == capability
+            os.removexattr(path, "security.capability")
+            assert getxattr(path, "security.capability") == errno.ENODATA
+    os.chmod(m / "capable", 0o700)  # copied up
+    assert os.getxattr(m / "capable", "security.capability") == capability
+    with opened(m / "other", os.O_RDONLY):
+        assert getxattr(m / "other", "system.posix_acl_access") == errno.ENODATA
+        subprocess.run(["setfacl", "-m", "u:12345:r", m / "other"], check=True)
+        assert getxattr(m / "other", "system.posix_acl_access") != errno.ENODATA
+    os.mkdir(m / "dir")
+    subprocess.run(["setfacl", "-d", "-m", "u:12345:rwx", m / "dir"], check=True)
+    write(m / "dir/inherits")
+    os.mkdir(m / "dir/inherits-too")
+    assert getxattr(m / "dir/inherits", "system.posix_acl_access") != errno.ENODATA
+    assert getxattr(m / "dir/inherits-too", "system.posix_acl_default") != errno.ENODATA
