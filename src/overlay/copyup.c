@@ -17,6 +17,7 @@
 #include <linux/fs.h>
 #include <sys/ioctl.h>
 
+#include "overlay/dirnames.h"
 #include "overlay/index.h"
 #include "overlay/override.h"
 #include "overlay/whfile.h"
@@ -303,8 +304,10 @@ static void switch_to_upper(struct copyup *c)
 
 	if (!c->meta)
 		inode_clear(i, INODE_METACOPY);
-	if (i->dir)
+	if (i->dir) {
 		wh_expect_none(c->o, i);
+		names_expect_none(c->o, i);
+	}
 	inode_set(i, INODE_UPPER | INODE_UNSYNCED | (c->has_origin ? INODE_ORIGIN : 0) |
 			     (c->meta ? INODE_METACOPY : 0));
 	atomic_fetch_add_explicit(&c->o->copied_up, 1, memory_order_relaxed);
@@ -326,6 +329,7 @@ static int publish_in_parent(struct copyup *c)
 	if (err == 0)
 		err = layer_stat(c->to_dir, "", &parent_st);
 	if (err == 0) {
+		names_expect(c->o, c->parent, c->name);
 		lock_take(&i->lock);
 		err = publish_name(c);
 		if (err == 0) {

@@ -11,6 +11,7 @@
 #include <fcntl.h>
 #include <sys/fsuid.h>
 
+#include "overlay/dirnames.h"
 #include "overlay/index.h"
 #include "overlay/override.h"
 #include "overlay/whfile.h"
@@ -274,7 +275,7 @@ static int find_default_acl(struct creation *c)
 {
 	ssize_t n;
 
-	if (!c->o->has_acl || inode_has(c->parent, INODE_NO_DEFACL))
+	if (!c->o->has_acl || inode_has(c->parent, INODE_NO_DEFACL | INODE_PLAIN))
 		return 0;
 	n = layer_getxattr(c->dir, "", ACL_DEFAULT, NULL, 0);
 	if (n == -ENODATA || n == -EOPNOTSUPP) {
@@ -322,6 +323,7 @@ static int create_locked(struct creation *c)
 	bool in_place = makes_as_caller(c);
 	int err = find_default_acl(c);
 
+	names_expect(c->o, c->parent, c->name);
 	if (err == 0)
 		err = find_hiding_file(c);
 	if (err < 0)
@@ -367,6 +369,8 @@ static int adopt_new(struct creation *c, struct ovl_inode **out)
 	c->st = l.st;
 	if (err < 0)
 		return err;
+	if (!c->has_default_acl && !override_in_upper(c->o) && !c->o->layers_may_change)
+		l.flags |= INODE_PLAIN;
 	l.ino = ino_compose(c->o, statx_dev(&l.st), l.st.stx_ino);
 	if (S_ISDIR(l.st.stx_mode)) {
 		l.stack = calloc(1, sizeof(*l.stack));
@@ -375,6 +379,8 @@ static int adopt_new(struct creation *c, struct ovl_inode **out)
 	}
 	err = lookup_instantiate(c->o, c->parent, c->name, &l, out);
 	looked_up_free(&l);
+	if (err == 0 && inode_is_dir(*out))
+		names_expect_none(c->o, *out);
 	return err;
 }
 
@@ -644,6 +650,7 @@ static int link_inode(struct ovl *o, const struct ovl_caller *caller, struct ovl
 		name_free(o, n);
 		return err;
 	}
+	names_expect(o, parent, name);
 	err = protattr_check(i, false);
 	if (err == 0 && inode_has(i, INODE_ORIGIN))
 		err = mark_impure(o, parent, dir);

@@ -5,6 +5,8 @@
  */
 #include "overlay/dirlist.h"
 
+#include "overlay/dirnames.h"
+
 #include "util/hash.h"
 
 /* Memory for all lists, beyond which those go that nobody has read from for long. */
@@ -23,9 +25,10 @@ struct build {
 	struct ovl_inode *dir;
 	struct dirlist *list;
 	struct layer_ref *at; /* the layer being read */
-	bool quiet;           /* nobody asked for a listing: atime stays */
-	bool merges;          /* more than one layer: names have to be compared */
-	uint32_t *table;      /* open addressing: index + 1 of an entry */
+	struct names_reading names;
+	bool quiet;      /* nobody asked for a listing: atime stays */
+	bool merges;     /* more than one layer: names have to be compared */
+	uint32_t *table; /* open addressing: index + 1 of an entry */
 	uint32_t mask;
 	int err;
 };
@@ -194,6 +197,7 @@ static bool collect(void *ctx, const char *name, size_t len, uint64_t ino, unsig
 	struct dirlist_entry *known = NULL;
 	uint32_t *place = NULL;
 
+	names_read_one(&b->names, name, len);
 	b->err = -ENOMEM;
 	if (b->merges && !grow_table(b))
 		return false;
@@ -351,10 +355,14 @@ int dirlist_read(struct ovl *o, struct ovl_inode *dir, bool quiet, struct dirlis
 	b.list->refs = 1;
 	b.list->version = dir_version(dir);
 	b.list->impure = inode_has(dir, INODE_IMPURE);
+	names_read_begin(&b.names, o, dir);
 	if (upper)
 		err = read_layer(&b, 0);
-	for (unsigned int n = 0; n < lowers && err == 0; n++)
+	for (unsigned int n = 0; n < lowers && err == 0; n++) {
+		b.names.place = (int)n;
 		err = read_layer(&b, stack->lower[n].layer);
+	}
+	names_read_end(&b.names, err == 0);
 	if (err == 0)
 		err = put_in_order(&b);
 	free(b.table);

@@ -48,6 +48,7 @@
  */
 #include <fcntl.h>
 
+#include "overlay/dirnames.h"
 #include "overlay/index.h"
 #include "util/at.h"
 #include "util/log.h"
@@ -434,6 +435,7 @@ static int link_up(struct ovl *o, struct ovl_inode *i, struct ovl_inode *parent,
 		err = store_nlink(o, i, FMT_NLINK_LOWER);
 	if (err < 0)
 		return err;
+	names_expect(o, parent, n->text);
 	err = at_link(layer_fd(o->index), i->index->name, layer_fd(dir), n->text);
 	if (err == -EEXIST)
 		err = is_linked(o, i, dir, n->text) ? 0 : -ESTALE;

@@ -13,7 +13,8 @@
  *   5. ovl.mtimes         who changes contents without changing mtime.
  *   6. ovl.modes_lock     modes of upper objects that are not what they should be for a moment.
  *   7. leaves, never two at once: the table's shards, the name and link shards, the fd cache,
- *                         the survey, ovl.wh_lock, the cache of listings.
+ *                         the survey, ovl.wh_lock, the cache of listings, an index of
+ *                         names (in the lock of their list).
  * None of them is held across a copy of data, a wait for another request, or a reply.
  */
 #pragma once
@@ -33,6 +34,7 @@
 #include "util/lock.h"
 
 struct dirlist;
+struct dirnames;
 struct ovl_inode;
 struct wh_set;
 struct writeback;
@@ -104,7 +106,10 @@ struct dirstack {
 	 */
 	_Atomic uint32_t version;
 	uint16_t lower_count;
-	struct real_dir lower[]; /* topmost first */
+	_Atomic uint8_t patience;       /* overlay/dirnames.h: when it is read for its names */
+	_Atomic uint32_t misses;        /* questions in vain since the last time */
+	struct dirnames *_Atomic names; /* which there are; NULL: not known. Set once. */
+	struct real_dir lower[];        /* topmost first */
 };
 
 enum inode_flag {
@@ -116,6 +121,7 @@ enum inode_flag {
 	INODE_ORPHAN = 1 << 5,    /* has no name any more, or never had: self is set */
 	INODE_LINKED = 1 << 6,    /* is in the link hash; guarded by its shard */
 	INODE_XWHITE = 1 << 7,    /* a lower directory may hold xattr whiteouts */
+	INODE_PLAIN = 1 << 8,     /* the topmost object has no ACLs and no capabilities */
 	INODE_NO_DEFACL = 1 << 9, /* upper directory is known to have no default ACL */
 	INODE_TO_INDEX = 1 << 16, /* gets an index entry when it is copied up; constant */
 	INODE_INDEXED = 1 << 17,  /* has one; cleared when the union has no name of it any more */
@@ -209,6 +215,14 @@ struct dirlists {
 	unsigned int count;
 };
 
+/* Of all indices of names: overlay/dirnames.h. */
+struct dirnames_list {
+	pthread_mutex_t lock;
+	struct dirnames *head;
+	struct dirnames *tail;
+	size_t bytes;
+};
+
 struct ovl {
 	/* Constant after ovl_create(). */
 	struct layer *layers;     /* [0]: upper, without root if there is none */
@@ -252,6 +266,7 @@ struct ovl {
 	atomic_bool links_orphaned; /* some hard link lost all the names that were known */
 	struct fdcache fds;
 	struct dirlists lists;
+	struct dirnames_list names;
 	struct ovl_inode *root;
 	_Atomic uint64_t temp_counter;
 	_Atomic uint64_t copied_up;
@@ -554,9 +569,13 @@ void features_spell(const struct ovl_features *f, struct feature_word out[FEATUR
 /* marks.c */
 /* Opaque, but not in the words of this mount. */
 #define MARK_OTHER_OPAQUE (1U << FMT_XATTR_COUNT)
+/* There may be an ACL, or capabilities. */
+#define MARK_NOT_PLAIN (1U << (FMT_XATTR_COUNT + 1))
+/* What makes an object not plain. */
+bool xattr_is_not_plain(const char *name);
 /*
- * Which private xattrs an object has, as bits of enum fmt_xattr and MARK_OTHER_OPAQUE: one system
- * call for all of them.
+ * Which private xattrs an object has, as bits of enum fmt_xattr, MARK_OTHER_OPAQUE and
+ * MARK_NOT_PLAIN: one system call for all of them.
  */
 int marks_read(struct ovl *o, struct layer_ref *at, const char *name, unsigned int *marks);
 /* What those of a directory say. -EACCES: it may not be read, and nothing below be shown. */

@@ -30,6 +30,9 @@ struct layer_ref {
 	_Atomic uint32_t refs;
 	bool writable; /* opened for writing */
 	bool foreign;  /* a directory of another mount, shown as empty */
+	bool listable; /* a directory whose fd can be read; one at a time may, who has set busy */
+	bool listed;   /* it was read: it is not at its beginning. Guarded by busy. */
+	atomic_bool busy;
 
 	/* The rest belongs to the fd cache (fdcache.h) and is guarded by its lock. */
 	struct layer_ref **slot; /* who holds it, if the cache does */
@@ -39,6 +42,7 @@ struct layer_ref {
 
 enum layer_open {
 	LAYER_OPEN_PATH, /* to reach it or what is below: opens nothing, follows nothing */
+	LAYER_OPEN_DIR,  /* the same of a directory, which may be listed next */
 	LAYER_OPEN_READ, /* contents; regular files only */
 	LAYER_OPEN_WRITE,
 };
@@ -94,6 +98,7 @@ struct layer {
 			   */
 	bool ambiguous_uuid; /* which does not say that a handle is of this layer */
 	uint32_t magic;      /* f_type of statfs(2) */
+	bool lists_all;      /* a name that its listings do not have is not there */
 	bool may_fold;       /* may hold directories in which case does not matter */
 	bool ino32; /* numbers of inodes have 32 bits, as far as the kernel's overlayfs knows */
 	bool can_decode;     /* stat_handle() works: export operations and CAP_DAC_READ_SEARCH */

@@ -161,6 +161,20 @@ static int open_flags(enum layer_open how, bool noatime)
 	}
 }
 
+/*
+ * Opens a lower directory to be listed and looked up in by one fd. What is mounted inside a layer
+ * must not be opened; and of upper, a listing sees what some filesystems had when it was opened.
+ */
+static int open_listable(struct layer_ref *at, const char *path)
+{
+	const int flags = O_RDONLY | O_DIRECTORY | O_NOATIME;
+
+	if (!at->layer->index || at->layer->mnt_id)
+		return -EACCES;
+	return strchr(path, '/') ? at_open_beneath(at->fd, path, flags)
+				 : at_open(at->fd, path, flags);
+}
+
 static int dir_open(struct layer_ref *at, const char *path, enum layer_open how,
 		    struct layer_ref **out)
 {
@@ -169,11 +183,17 @@ static int dir_open(struct layer_ref *at, const char *path, enum layer_open how,
 	/* Reading a lower file must not change its atime; only its owner may ask for that. */
 	bool noatime = layer->index > 0 && how == LAYER_OPEN_READ;
 	bool foreign = at->foreign;
+	bool listable = false;
 
 	if (foreign && *path)
 		return -ENOENT;
-
-	for (;;) {
+	if (how == LAYER_OPEN_DIR) {
+		fd = open_listable(at, path);
+		listable = fd >= 0;
+		if (fd == -EACCES || fd == -EPERM)
+			how = LAYER_OPEN_PATH;
+	}
+	while (how != LAYER_OPEN_DIR) {
 		int flags = open_flags(how, noatime);
 
 		if (strchr(path, '/'))
@@ -204,6 +224,7 @@ static int dir_open(struct layer_ref *at, const char *path, enum layer_open how,
 	if (!*out)
 		return -ENOMEM;
 	(*out)->foreign = foreign;
+	(*out)->listable = listable;
 	take_fd(&fd);
 	return 0;
 }
@@ -247,23 +268,12 @@ struct linux_dirent64 {
 
 #define DIRENT_BUFFER 32768
 
-static int dir_readdir(struct layer_ref *dir, bool quiet, layer_filldir fill, void *ctx)
+static int list_fd(int fd, bool may_stand_for_others, layer_filldir fill, void *ctx)
 {
 	autofree char *buf = malloc(DIRENT_BUFFER);
-	bool may_stand_for_others = dir->layer->override_count; /* a regular file */
-	autofd int fd = -1;
 
-	if (dir->foreign)
-		return 0;
 	if (!buf)
 		return -ENOMEM;
-	/* Only granted to owners; atime of a lower directory never changes. */
-	quiet |= dir->layer->index > 0;
-	fd = open_at(dir, "", O_RDONLY | O_DIRECTORY | (quiet ? O_NOATIME : 0));
-	if (fd == -EPERM)
-		fd = open_at(dir, "", O_RDONLY | O_DIRECTORY);
-	if (fd < 0)
-		return fd;
 	for (;;) {
 		long n = syscall(SYS_getdents64, fd, buf, DIRENT_BUFFER);
 
@@ -282,6 +292,30 @@ static int dir_readdir(struct layer_ref *dir, bool quiet, layer_filldir fill, vo
 				return 0;
 		}
 	}
+}
+
+static int dir_readdir(struct layer_ref *dir, bool quiet, layer_filldir fill, void *ctx)
+{
+	bool may_stand_for_others = dir->layer->override_count; /* a regular file */
+	autofd int fd = -1;
+	int err;
+
+	if (dir->foreign)
+		return 0;
+	if (dir->listable && !atomic_exchange(&dir->busy, true)) {
+		err = dir->listed && lseek(dir->fd, 0, SEEK_SET) < 0 ? -errno : 0;
+		dir->listed = true;
+		if (err == 0)
+			err = list_fd(dir->fd, may_stand_for_others, fill, ctx);
+		atomic_store(&dir->busy, false);
+		return err;
+	}
+	/* Only granted to owners; atime of a lower directory never changes. */
+	quiet |= dir->layer->index > 0;
+	fd = open_at(dir, "", O_RDONLY | O_DIRECTORY | (quiet ? O_NOATIME : 0));
+	if (fd == -EPERM)
+		fd = open_at(dir, "", O_RDONLY | O_DIRECTORY);
+	return fd < 0 ? fd : list_fd(fd, may_stand_for_others, fill, ctx);
 }
 
 /* No filesystem reads less than that at once, but at the end of a file. */
@@ -552,6 +586,24 @@ static bool has_mounts_inside(const char *path, const char *mountpoint)
 	return false;
 }
 
+/*
+ * Filesystems on which a name is found only if it is listed, and as it is spelt. On others it may
+ * be found without regard to case, mounted or fetched when it is asked for, or anything else.
+ */
+static bool lists_all_names(uint32_t magic)
+{
+	static const uint32_t known[] = {
+		BTRFS_SUPER_MAGIC, EROFS_SUPER_MAGIC_V1,  EXT4_SUPER_MAGIC,
+		F2FS_SUPER_MAGIC,  OVERLAYFS_SUPER_MAGIC, RAMFS_MAGIC,
+		SQUASHFS_MAGIC,    TMPFS_MAGIC,           XFS_SUPER_MAGIC,
+	};
+
+	for (size_t n = 0; n < ARRAY_SIZE(known); n++)
+		if (magic == known[n])
+			return true;
+	return false;
+}
+
 /* Makes a layer of an opened root. @fd is taken over on success. */
 static int layer_init(struct layer *out, int *fd, unsigned int index, bool private,
 		      const char *path, const char *mountpoint)
@@ -565,6 +617,7 @@ static int layer_init(struct layer *out, int *fd, unsigned int index, bool priva
 	    fstatvfs(*fd, &vfs) < 0 || fstatfs(*fd, &fs) < 0)
 		return -errno;
 	layer.magic = (uint32_t)fs.f_type;
+	layer.lists_all = lists_all_names(layer.magic);
 	layer.dev = makedev(st.stx_dev_major, st.stx_dev_minor);
 	layer.root_ino = st.stx_ino;
 	layer.read_only = vfs.f_flag & ST_RDONLY;

@@ -10,6 +10,7 @@
 #include <limits.h>
 #include <linux/fs.h>
 
+#include "overlay/dirnames.h"
 #include "overlay/index.h"
 #include "overlay/whfile.h"
 #include "util/log.h"
@@ -30,11 +31,12 @@ struct walk {
 	bool metacopy;
 	bool xwhiteouts;
 	struct lower_id *id; /* of the first lower object; NULL: nobody asks */
+	unsigned int misses; /* real directories of dir that were asked in vain */
 };
 
 struct found {
 	struct statx st;
-	unsigned int marks; /* bits of enum fmt_xattr that exist, and MARK_OTHER_OPAQUE */
+	unsigned int marks; /* as marks_read() gives them */
 };
 
 /* One lower directory of those to be united. */
@@ -111,9 +113,20 @@ static int look_missing(struct walk *w, struct layer_ref *at, const char *comp)
 {
 	int r;
 
+	w->misses += w->dir != NULL;
 	if (likely(!w->o->compat.whiteout_files) || w->last)
 		return 0;
 	r = w->dir ? wh_hides(w->o, w->dir, at, comp) : wh_hides_at(w->o, at, comp);
+	if (r > 0)
+		w->stop = w->opaque = true;
+	return min(r, 0);
+}
+
+/* The same when that is known of a layer without asking it. */
+static int look_known_missing(struct walk *w, unsigned int layer, const char *comp)
+{
+	int r = w->last ? 0 : wh_hides_in(w->o, w->dir, layer, comp);
+
 	if (r > 0)
 		w->stop = w->opaque = true;
 	return min(r, 0);
@@ -342,6 +355,9 @@ struct lookup {
 	struct statx data_st;  /* of the last non-directory */
 	bool data_lazy;        /* it is in some data-only layer */
 	struct lower_id id;    /* of the first hit, for the index */
+	const char *asked;     /* w.name, of which names says where it may be */
+	struct names_answer names;
+	unsigned int names_next; /* the first of names.lower that was not passed yet */
 	/*
 	 * Where the last directory was found, if not by a path: whether files hide what is below it
 	 * is asked when something is.
@@ -381,6 +397,14 @@ static int above_hides(struct lookup *l)
 	return r;
 }
 
+/* Of the topmost object. */
+static void note_plain(struct looked_up *out, unsigned int marks)
+{
+	out->flags &= ~(unsigned int)INODE_PLAIN;
+	if (!(marks & MARK_NOT_PLAIN))
+		out->flags |= INODE_PLAIN;
+}
+
 static unsigned int native_protattr(const struct statx *st)
 {
 	return (st->stx_attributes & STATX_ATTR_IMMUTABLE ? FS_IMMUTABLE_FL : 0) |
@@ -400,6 +424,7 @@ static unsigned int upper_protattr(struct ovl *o, struct layer_ref *at, const ch
 	return native_protattr(st) | fmt_protattr_decode(value, n);
 }
 
+/* @upper NULL: it is known not to have the name. */
 static int look_upper(struct lookup *l, struct layer_ref *upper, const char *name)
 {
 	struct ovl *o = l->w.o;
@@ -409,10 +434,13 @@ static int look_upper(struct lookup *l, struct layer_ref *upper, const char *nam
 
 	l->w.last = o->features.redirect == OVL_REDIRECT_NOFOLLOW && !o->data_count &&
 		    !inode_lowers(l->dir);
+	if (!upper)
+		return look_known_missing(&l->w, 0, name);
 	r = look_single(&l->w, upper, name, 0, "", &f);
 	if (r <= 0)
 		return r;
 	l->have_upper = true;
+	note_plain(out, f.marks);
 	l->upper_metacopy = l->w.metacopy;
 	out->st = f.st;
 	out->flags |= INODE_UPPER;
@@ -526,8 +554,10 @@ static int look_lower(struct lookup *l, struct layer *layer, struct layer_ref *a
 	}
 	if (!l->hit_count) {
 		l->lower_st = f.st;
-		if (!l->have_upper)
+		if (!l->have_upper) {
+			note_plain(l->out, f.marks);
 			l->out->protattr = native_protattr(&f.st);
+		}
 	}
 	/*
 	 * Of the lower metacopies of a file only the topmost counts. The data, and a directory to
@@ -548,6 +578,23 @@ static int look_lower(struct lookup *l, struct layer *layer, struct layer_ref *a
 		return r;
 	l->hit_count++;
 	return 0;
+}
+
+/* Whether the lower directory at this place of the stack is known not to have the name. */
+static bool lower_lacks(struct lookup *l, unsigned int place)
+{
+	const struct names_answer *names = &l->names;
+
+	if (l->asked != l->w.name) { /* a redirect */
+		names_ask(l->w.o, l->dir, l->w.name, &l->names);
+		l->asked = l->w.name;
+		l->names_next = 0;
+	}
+	if (!names->lower_known)
+		return false;
+	while (l->names_next < names->count && names->lower[l->names_next] < place)
+		l->names_next++;
+	return l->names_next == names->count || names->lower[l->names_next] != place;
 }
 
 static int look_all_lower(struct lookup *l, struct layer_ref *upper, const char *name)
@@ -576,6 +623,12 @@ static int look_all_lower(struct lookup *l, struct layer_ref *upper, const char 
 			l->w.last = next == stack->lower_count;
 		else if (l->w.is_dir || !o->data_count)
 			l->w.last = layer == o->lower_count;
+		if (!from_root && lower_lacks(l, next - 1)) {
+			err = look_known_missing(&l->w, layer, l->w.name);
+			if (err < 0)
+				return err;
+			continue;
+		}
 		if (!from_root) {
 			err = dir_ref(o, l->dir, layer, false, &at);
 			if (err < 0)
@@ -629,6 +682,7 @@ static int look_entry(struct lookup *l, const char *name)
 
 	if (err < 0)
 		return err;
+	note_plain(out, marks);
 	out->protattr = upper_protattr(o, o->index, out->index->name, &out->st, marks);
 	if (!S_ISREG(out->st.stx_mode) || !(marks & 1U << FMT_METACOPY)) {
 		out->flags &= ~(unsigned int)INODE_METACOPY;
@@ -656,8 +710,11 @@ static int lookup_layers(struct lookup *l, const char *name)
 	bool is_dir;
 	int err;
 
+	names_ask(o, l->dir, name, &l->names);
+	l->asked = name;
+	l->names_next = 0;
 	if (inode_has(l->dir, INODE_UPPER)) {
-		err = dir_ref(o, l->dir, 0, false, &upper);
+		err = l->names.upper_lacks ? 0 : dir_ref(o, l->dir, 0, false, &upper);
 		if (err == 0)
 			err = look_upper(l, upper, name);
 		if (err < 0)
@@ -740,6 +797,8 @@ int lookup_real(struct ovl *o, struct ovl_inode *dir, const char *name, struct l
 		free(l.hits[n].path);
 	free(l.w.owned);
 	layer_ref_put(l.above);
+	if (l.w.misses)
+		names_missed(o, dir, l.w.misses);
 	if (err < 0)
 		looked_up_free(out);
 	return err == -ENOENT && too_long ? -ENAMETOOLONG : err;
@@ -748,8 +807,15 @@ int lookup_real(struct ovl *o, struct ovl_inode *dir, const char *name, struct l
 bool lower_has(struct ovl *o, struct ovl_inode *dir, const char *name, bool topology_held)
 {
 	struct dirstack *stack = dir->dir;
+	struct names_answer names;
+	unsigned int lowers = inode_lowers(dir);
+	bool some;
 
-	for (unsigned int n = 0; n < inode_lowers(dir); n++) {
+	names_ask(o, dir, name, &names);
+	some = names.lower_known && !o->compat.whiteout_files;
+	for (unsigned int k = 0; k < (some ? min(lowers, (unsigned int)names.count) : lowers);
+	     k++) {
+		unsigned int n = some ? names.lower[k] : k;
 		autoref struct layer_ref *at = NULL;
 		struct statx st;
 		int err = dir_ref(o, dir, stack->lower[n].layer, topology_held, &at);

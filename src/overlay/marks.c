@@ -19,14 +19,22 @@ static unsigned int foreign_mark(const struct ovl *o, const char *xattr)
 	return strcmp(xattr, other_name(o, FMT_WHITEOUT)) ? 0 : 1U << FMT_WHITEOUT;
 }
 
+bool xattr_is_not_plain(const char *name)
+{
+	return !strcmp(name, "security.capability") || !strcmp(name, ACL_ACCESS) ||
+	       !strcmp(name, ACL_DEFAULT);
+}
+
 int marks_read(struct ovl *o, struct layer_ref *at, const char *name, unsigned int *marks)
 {
 	char list[1024];
 	ssize_t n = layer_listxattr(at, name, list, sizeof(list));
 
-	*marks = 0;
+	/* What others may change is asked for, and so is what is kept by other names (override.h).
+	 */
+	*marks = n < 0 || at->layer->override_count || o->layers_may_change ? MARK_NOT_PLAIN : 0;
 	if (n == -ERANGE) { /* many or long names: ask for each */
-		*marks = MARK_OTHER_OPAQUE | (MARK_OTHER_OPAQUE - 1);
+		*marks |= MARK_OTHER_OPAQUE | (MARK_OTHER_OPAQUE - 1);
 		return 0;
 	}
 	if (n == -EOPNOTSUPP || n == -ENODATA)
@@ -38,6 +46,8 @@ int marks_read(struct ovl *o, struct layer_ref *at, const char *name, unsigned i
 
 		if (which >= 0)
 			*marks |= 1U << which;
+		else if (xattr_is_not_plain(p))
+			*marks |= MARK_NOT_PLAIN;
 		else if (unlikely(o->compat.whiteout_files))
 			*marks |= foreign_mark(o, p);
 	}

@@ -210,7 +210,7 @@ static int find_start(struct ovl *o, struct ovl_inode *dir, unsigned int layer, 
 			return 0;
 		if (real->path)
 			return open_path(o, layer_ref_get(o->layers[layer].root), real->path,
-					 LAYER_OPEN_PATH, start);
+					 LAYER_OPEN_DIR, start);
 		err = chain_push(c, d->names);
 		if (err < 0)
 			return err;
@@ -227,7 +227,7 @@ static int walk(struct ovl *o, struct ovl_inode *dir, unsigned int layer, struct
 	if (err == 0 && c.count) {
 		path = chain_path(&c);
 		if (path) {
-			err = open_path(o, start, path, LAYER_OPEN_PATH, &start);
+			err = open_path(o, start, path, LAYER_OPEN_DIR, &start);
 		} else {
 			layer_ref_put(start);
 			err = -ENOMEM;

@@ -9,6 +9,7 @@
  */
 #include <fcntl.h>
 
+#include "overlay/dirnames.h"
 #include "overlay/index.h"
 #include "overlay/override.h"
 #include "overlay/whfile.h"
@@ -306,6 +307,8 @@ static int rename_real(struct renaming *r)
 	unsigned int flags = r->presumed_free ? RENAME_NOREPLACE : 0;
 	int err;
 
+	names_expect(r->o, r->new_dir, r->new_name);
+	names_expect(r->o, r->old_dir, r->old_name);
 	if (r->o->whiteouts_are_files)
 		return rename_among_files(r);
 	if (r->old_in_lower && !r->whiteout_at_new) {

@@ -9,6 +9,7 @@
 #include <sys/xattr.h>
 
 #include "overlay/dirlist.h"
+#include "overlay/dirnames.h"
 #include "overlay/index.h"
 #include "overlay/override.h"
 #include "overlay/survey.h"
@@ -657,6 +658,7 @@ int ovl_create(const struct ovl_config *config, struct ovl **out, char *message,
 	pthread_mutex_init(&o->whiteout_lock, NULL);
 	wh_init(o);
 	dirlists_init(&o->lists);
+	names_init(o);
 	err = open_all(&p);
 	layer_ref_put(p.workdir);
 	if (err < 0) {
@@ -688,6 +690,7 @@ void ovl_destroy(struct ovl *o)
 	pthread_mutex_destroy(&o->whiteout_lock);
 	wh_destroy(o);
 	dirlists_destroy(&o->lists);
+	names_destroy(o);
 	free(o->layers);
 	free(o->workdir_path);
 	free(o->devs);

@@ -11,6 +11,7 @@
 #include <sys/random.h>
 
 #include "overlay/dirlist.h"
+#include "overlay/dirnames.h"
 #include "overlay/survey.h"
 #include "overlay/whfile.h"
 #include "util/hash.h"
@@ -77,6 +78,7 @@ static void inode_free(struct ovl *o, struct ovl_inode *i)
 	fdcache_drop(&o->fds, &i->file);
 	if (stack) {
 		dirlist_drop(o, &stack->list);
+		names_free(o, stack->names);
 		fdcache_drop(&o->fds, &stack->upper.ref);
 		free(stack->upper.path);
 		wh_set_free(stack->upper.wh);

@@ -3,8 +3,8 @@
 
 #include <limits.h>
 
+#include "overlay/nameset.h"
 #include "util/at.h"
-#include "util/hash.h"
 
 /* Names in one set at most; where there are more, every missing name is asked for. */
 #define NAMES_MAX 65536
@@ -13,15 +13,13 @@
 #define WH_MODE 0700
 
 /*
- * Hashes of the names that a real directory hides, sorted. Of a lower layer it is constant once it
- * is in its real_dir; of upper it is guarded by ovl.wh_lock, and freed with its inode or, under the
- * lock, when a bigger one takes its place.
+ * The names that a real directory hides. Of a lower layer it is constant once it is in its
+ * real_dir; of upper it is guarded by ovl.wh_lock, and freed with its inode or, under the lock,
+ * when another takes its place.
  */
 struct wh_set {
-	uint32_t count;
-	uint32_t room;
+	struct nameset *names;
 	bool listed; /* the directory was: until then only names that were added are in it */
-	uint32_t hashes[];
 };
 
 /* Two that belong to nobody: most directories hide nothing, and a few cannot be told. */
@@ -40,79 +38,35 @@ void wh_destroy(struct ovl *o)
 
 void wh_set_free(struct wh_set *set)
 {
-	if (set != &no_names && set != &any_name)
-		free(set);
+	if (!set || set == &no_names || set == &any_name)
+		return;
+	free(set->names);
+	free(set);
 }
 
 static uint32_t hash_of(const struct ovl *o, const char *name)
 {
-	return (uint32_t)hash_bytes(o->table.seed, name, strlen(name));
-}
-
-/* The place of a hash, or where it would be. */
-static uint32_t place_of(const struct wh_set *set, uint32_t hash)
-{
-	uint32_t low = 0;
-	uint32_t high = set->count;
-
-	while (low < high) {
-		uint32_t mid = low + (high - low) / 2;
-
-		if (set->hashes[mid] < hash)
-			low = mid + 1;
-		else
-			high = mid;
-	}
-	return low;
+	return nameset_hash(o->table.seed, name, strlen(name));
 }
 
 static bool has_hash(const struct wh_set *set, uint32_t hash)
 {
-	uint32_t place = place_of(set, hash);
-
-	return set == &any_name || (place < set->count && set->hashes[place] == hash);
+	return set == &any_name || nameset_has(set->names, hash);
 }
 
-/* Room for one more, doubling; NULL: no memory, and @set is as it was. */
-static struct wh_set *make_room(struct wh_set *set)
-{
-	uint32_t room = set ? set->room * 2 : 8;
-	struct wh_set *grown;
-
-	if (set && set->count < set->room)
-		return set;
-	grown = realloc(set, sizeof(*set) + room * sizeof(set->hashes[0]));
-	if (!grown)
-		return NULL;
-	if (!set)
-		*grown = (struct wh_set){ 0 };
-	grown->room = room;
-	return grown;
-}
-
-/* Adds a hash to a set of the caller's, or NULL; the set's place in memory may change. */
+/* Adds a hash to a set of the caller's, or NULL. */
 static int add_hash(struct wh_set **set, uint32_t hash)
 {
-	struct wh_set *grown;
-	uint32_t place;
-
 	if (*set == &any_name || (*set && has_hash(*set, hash)))
 		return 0;
-	if (*set && (*set)->count == NAMES_MAX) {
+	if (*set && nameset_count((*set)->names) >= NAMES_MAX) {
 		wh_set_free(*set);
 		*set = &any_name;
 		return 0;
 	}
-	grown = make_room(*set);
-	if (!grown)
-		return -ENOMEM;
-	*set = grown;
-	place = place_of(grown, hash);
-	memmove(&grown->hashes[place + 1], &grown->hashes[place],
-		(grown->count - place) * sizeof(hash));
-	grown->hashes[place] = hash;
-	grown->count++;
-	return 0;
+	if (!*set)
+		*set = calloc(1, sizeof(**set));
+	return *set ? nameset_add(&(*set)->names, hash) : -ENOMEM;
 }
 
 /* --- listing a directory ------------------------------------------------------------------------
@@ -120,7 +74,7 @@ static int add_hash(struct wh_set **set, uint32_t hash)
 
 struct listing {
 	struct ovl *o;
-	struct wh_set *set; /* in the order of the directory, until it is finished */
+	struct wh_set *set;
 	int err;
 };
 
@@ -128,26 +82,9 @@ static bool collect(void *ctx, const char *name, size_t len, uint64_t ino, unsig
 {
 	struct listing *l = ctx;
 	const char *hidden = fmt_wh_hidden(name);
-	struct wh_set *grown;
 
-	if (!hidden)
-		return true;
-	grown = l->set && l->set->count == NAMES_MAX ? NULL : make_room(l->set);
-	if (!grown) {
-		l->err = -ENOMEM;
-		return false;
-	}
-	l->set = grown;
-	grown->hashes[grown->count++] = hash_of(l->o, hidden);
-	return true;
-}
-
-static int compare_hashes(const void *a, const void *b)
-{
-	uint32_t x = *(const uint32_t *)a;
-	uint32_t y = *(const uint32_t *)b;
-
-	return x < y ? -1 : x > y;
+	l->err = hidden ? add_hash(&l->set, hash_of(l->o, hidden)) : 0;
+	return l->err == 0 && l->set != &any_name;
 }
 
 /* What a directory hides. Where that cannot be told, it is asked for each name. */
@@ -157,28 +94,28 @@ static struct wh_set *list_names(struct ovl *o, struct layer_ref *at)
 	int err = real_readdir(o, at, true, collect, &l);
 
 	if (err < 0 || l.err < 0) {
-		free(l.set);
+		wh_set_free(l.set);
 		return &any_name;
 	}
 	if (!l.set)
 		return &no_names;
-	qsort(l.set->hashes, l.set->count, sizeof(l.set->hashes[0]), compare_hashes);
-	l.set->listed = true;
+	if (l.set != &any_name)
+		l.set->listed = true;
 	return l.set;
 }
 
 /* Names of upper that were added while it was listed. ovl.wh_lock is held. */
 static struct wh_set *merge(struct wh_set *set, const struct wh_set *added)
 {
-	if (added->count && set == &no_names)
-		set = NULL;
-	for (uint32_t n = 0; n < added->count; n++)
-		if (add_hash(&set, added->hashes[n]) < 0) {
-			wh_set_free(set);
-			return &any_name;
-		}
-	if (set != &no_names && set != &any_name)
-		set->listed = true;
+	if (set == &any_name || !nameset_count(added->names))
+		return set;
+	if (set == &no_names)
+		set = calloc(1, sizeof(*set));
+	if (!set || nameset_merge(&set->names, added->names) < 0) {
+		wh_set_free(set);
+		return &any_name;
+	}
+	set->listed = true;
 	return set;
 }
 
@@ -259,7 +196,7 @@ int wh_hides(struct ovl *o, struct ovl_inode *dir, struct layer_ref *at, const c
 
 	if (!o->compat.whiteout_files || is_lowest(dir, layer))
 		return 0;
-	real = stack_find(dir, layer);
+	real = o->layers_may_change ? NULL : stack_find(dir, layer);
 	if (!real)
 		return wh_hides_at(o, at, name);
 	hash = hash_of(o, name);
@@ -269,6 +206,21 @@ int wh_hides(struct ovl *o, struct ovl_inode *dir, struct layer_ref *at, const c
 		found = known(o, real, layer, hash);
 	}
 	return found ? wh_hides_at(o, at, name) : 0;
+}
+
+int wh_hides_in(struct ovl *o, struct ovl_inode *dir, unsigned int layer, const char *name)
+{
+	autoref struct layer_ref *at = NULL;
+	struct real_dir *real;
+	int err;
+
+	if (likely(!o->compat.whiteout_files) || is_lowest(dir, layer))
+		return 0;
+	real = o->layers_may_change ? NULL : stack_find(dir, layer);
+	if (real && known(o, real, layer, hash_of(o, name)) == 0)
+		return 0;
+	err = dir_ref(o, dir, layer, false, &at);
+	return err < 0 ? err : wh_hides(o, dir, at, name);
 }
 
 int wh_opaque(struct ovl *o, struct layer_ref *at, const char *name)

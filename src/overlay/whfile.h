@@ -13,7 +13,7 @@
  *
  * Looking up a name that is missing must not cost more than it does without: so a real directory
  * with another below it is listed once, when something is missing in it for the first time, and the
- * names that are hidden there are remembered as hashes (struct wh_set), in struct real_dir. A hash
+ * names that are hidden there are remembered as hashes (nameset.h), in struct real_dir. A hash
  * that is there is verified by asking for the file; one that is not needs no system call. Names are
  * added before their files are made, so the set may know too many names, never too few.
  */
@@ -34,6 +34,8 @@ void wh_set_free(struct wh_set *set);
  * a negative errno. @name has no object in it, or one that is a directory.
  */
 int wh_hides(struct ovl *o, struct ovl_inode *dir, struct layer_ref *at, const char *name);
+/* The same, where the real directory has not been reached yet. */
+int wh_hides_in(struct ovl *o, struct ovl_inode *dir, unsigned int layer, const char *name);
 /* The same of any real directory, by asking for the file. */
 int wh_hides_at(struct ovl *o, struct layer_ref *at, const char *name);
 /* Whether a file makes the directory @name in @at opaque: 1, 0, or a negative errno. */

@@ -6,6 +6,7 @@
 #include <dirent.h>
 #include <fcntl.h>
 
+#include "overlay/dirnames.h"
 #include "overlay/override.h"
 #include "overlay/whfile.h"
 #include "util/at.h"
@@ -436,6 +437,7 @@ int whiteout_at(struct ovl *o, struct ovl_inode *dir, struct layer_ref *upper, c
 	if (o->whiteouts_are_files)
 		return replace ? whiteout_to_file(o, dir, upper, name)
 			       : min(wh_put(o, dir, upper, name), 0);
+	names_expect(o, dir, name);
 	if (!replace) {
 		err = link_shared(o, dirfd, name);
 		if (err != -EMLINK)

@@ -31,6 +31,14 @@ int xattr_to_shown(const struct ovl *o, const char *stored, char *out, size_t si
 	return fmt_xattr_unescape(escapes_as(o, stored), stored, out, size);
 }
 
+/* Whether it is known that the object does not have it. */
+static bool lacks(const struct ovl *o, const struct ovl_inode *i, const char *name)
+{
+	if (!inode_has(i, INODE_PLAIN) || !xattr_is_not_plain(name))
+		return false;
+	return o->has_acl || !strcmp(name, "security.capability");
+}
+
 ssize_t ovl_getxattr(struct ovl *o, ovl_node node, const char *name, void *value, size_t size)
 {
 	struct ovl_inode *i = inode_get(o, node);
@@ -41,7 +49,7 @@ ssize_t ovl_getxattr(struct ovl *o, ovl_node node, const char *name, void *value
 	if (!i)
 		return -ESTALE;
 	n = xattr_to_stored(o, name, stored, sizeof(stored));
-	if (n == -EPERM) /* nobody has it */
+	if (n == -EPERM || lacks(o, i, name)) /* nobody has it, or this one has not */
 		n = -ENODATA;
 	if (n == 0)
 		n = reach(o, i, &r);
@@ -183,6 +191,8 @@ static int change_xattr(struct ovl *o, const struct ovl_caller *caller, struct o
 		return err;
 	if (!strcmp(name, ACL_DEFAULT))
 		inode_clear(i, INODE_NO_DEFACL);
+	if (value && xattr_is_not_plain(name))
+		inode_clear(i, INODE_PLAIN);
 	err = store_xattr(o, layer_fd(r.at), r.name, stored, value, size, flags);
 	if (err == -ENODATA && was_there) /* upper cannot hold it: it went at copy-up */
 		err = 0;

@@ -10,6 +10,7 @@
 struct fixture {
 	struct scratch dir;
 	struct ovl *o;
+	bool layers_may_change;
 };
 
 static const struct ovl_caller caller;
@@ -38,6 +39,7 @@ static void mount(struct fixture *f)
 		.work = work,
 		.features = { .index = true, .nfs_export = true },
 		.given = OVL_GIVEN_INDEX | OVL_GIVEN_NFS_EXPORT,
+		.layers_may_change = f->layers_may_change,
 	};
 
 	snprintf(lower, sizeof(lower), "%s/lower", f->dir.path);
@@ -248,6 +250,9 @@ static void test_what_is_not_true_is_corrected(void **state)
 	struct ovl_identity up, low;
 
 	skip_unless_exported(f);
+	ovl_destroy(f->o);
+	f->layers_may_change = true;
+	mount(f);
 	up = identity_of(f, "up");
 	low = identity_of(f, "d/e/low");
 	assert_found(f, low, "d/e/low");
