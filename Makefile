@@ -12,9 +12,9 @@ JOBS      ?= 2
 # Another python, earlier in PATH, may lack pytest.
 PYTHON := /usr/bin/python3
 FORMAT := $(shell command -v clang-format-14 || echo clang-format)
-SOURCES = $(shell find src tests -name '*.[ch]')
+SOURCES = $(shell find src tests bench -name '*.[ch]')
 
-.PHONY: all deps check quick-check check-engines oracle demo install deb static format check-format clean help
+.PHONY: all deps check quick-check check-engines oracle bench bench-requests demo install deb static format check-format clean help
 
 ## build plyfs
 all: $(BUILD)/build.ninja
@@ -46,6 +46,16 @@ check-engines:
 ## random operations on plyfs and the kernel's overlayfs, compared: make oracle SEEDS=5000
 oracle: all
 	@$(PYTHON) -B tests/oracle/run --plyfs $(BUILD)/plyfs --seeds $(SEEDS) --jobs $(JOBS)
+
+## against the kernel's overlayfs and others, 10 minutes; QUICK=1: 2; docs/performance.md (as root)
+bench: all
+	@contrib/install-deps bench
+	@$(PYTHON) -B bench/run
+
+## how many FUSE requests and system calls each operation of the benchmark costs (as root)
+bench-requests: all
+	@contrib/install-deps bench
+	@$(PYTHON) -B bench/requests
 
 ## a tour on three layers made from directories of this machine (as root)
 demo:
@@ -87,4 +97,4 @@ clean:
 ## this list
 help:
 	@awk '/^## / { text = substr($$0, 4); next } \
-		text { sub(/:.*/, ""); printf "make %-13s %s\n", $$0, text; text = "" }' Makefile
+		text { sub(/:.*/, ""); printf "make %-14s %s\n", $$0, text; text = "" }' Makefile

@@ -408,6 +408,7 @@ static int serve(struct mounting *m)
 		.given = o->given,
 		.compat = o->compat,
 		.disk_ids = o->uids.count || o->gids.count,
+		.layers_may_change = o->timeout >= 0,
 		.xattr_prefix = o->features.userxattr ? OVL_XATTR_USER : OVL_XATTR_AUTO,
 		.attr_changed = server_attr_changed,
 		.ctx = &hook,

@@ -235,16 +235,11 @@ static int count_object(struct counting *c, ovl_node parent, const char *name)
 
 static int count_dir(struct counting *c, ovl_node node)
 {
-	struct ovl_dir *dir;
-	bool may_cache;
-	int err = ovl_opendir(c->all, node, &dir, &may_cache);
+	int err;
 
-	if (err < 0)
-		return 0;
 	c->count = 0;
 	c->err = 0;
-	err = ovl_readdir(c->all, dir, 0, false, count_fill, c);
-	ovl_closedir(c->all, dir);
+	err = ovl_readdir(c->all, node, 0, false, count_fill, c);
 	if (err == 0)
 		err = c->err;
 	for (size_t n = 0; n < c->count; n++) {

@@ -78,8 +78,9 @@ bool fuse_session_over_uring(struct fuse_session *s);
 
 /*
  * Has the kernel forget the attributes of @nodeid, and with @contents the cached listing of the
- * directory that it is. Not for the contents of a file: the cache may wait for the very request
- * whose handler calls this. From any thread, a handler's too. Not knowing the inode is no error.
- * Nothing happens when the connection is gone.
+ * directory that it is, or the pages of the file, which are written back first: that waits for
+ * requests to be answered, so a handler that asks for it must be FUSE_BLOCKING, not itself be what
+ * a page waits for, and not be at work in every thread at once. From any thread. Not knowing the
+ * inode is no error. Nothing happens when the connection is gone.
  */
 void fuse_notify_inval_attr(struct fuse_session *s, uint64_t nodeid, bool contents);

@@ -239,6 +239,8 @@ int ovl_setattr(struct ovl *o, const struct ovl_caller *caller, ovl_node node,
 {
 	struct ovl_inode *i = inode_get(o, node);
 	bool resize = set->valid & OVL_SET_SIZE;
+	bool stores_mtime = set->valid & OVL_SET_MTIME;
+	bool copied = false;
 	struct reach r;
 	int err;
 
@@ -252,24 +254,33 @@ int ovl_setattr(struct ovl *o, const struct ovl_caller *caller, ovl_node node,
 	err = setattr_allowed(i, set);
 	if (err == 0 && resize && i->type != DT_REG)
 		err = i->dir ? -EISDIR : -EINVAL;
-	if (err == 0)
-		err = copy_up(o, caller, i, resize ? set->size : COPY_META);
+	if (err == 0) {
+		err = copy_up_told(o, caller, i, resize ? set->size : COPY_META);
+		copied = err > 0;
+		err = min(err, 0);
+	}
 	if (err == 0 && resize)
 		err = set_size(o, caller, i, set);
 	if (err == 0)
 		err = reach_settled(o, caller, i, &r);
 	if (err == 0) {
+		if (stores_mtime)
+			mtime_store_begin(o, i);
 		if (!o->overrides_modes)
-			pthread_mutex_lock(&o->modes_lock);
+			pthread_rwlock_rdlock(&o->modes_lock);
 		err = set_others(o, caller, set, layer_fd(r.at), r.name, i->type == DT_LNK);
 		if (!o->overrides_modes)
-			pthread_mutex_unlock(&o->modes_lock);
+			pthread_rwlock_unlock(&o->modes_lock);
 		if (err == 0)
 			err = layer_stat(r.at, r.name, out);
+		if (stores_mtime)
+			mtime_store_end(o, i, err == 0 ? out : NULL);
 		if (err == 0)
 			attr_translate(o, i, out);
 		reach_done(i, &r);
 	}
+	if (err < 0 && copied)
+		attr_notify(o, i, false);
 	inode_put(o, i);
 	return err;
 }

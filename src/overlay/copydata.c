@@ -9,7 +9,10 @@
 #include "util/at.h"
 #include "util/log.h"
 
-/* How much is copied between two looks at whether the caller was killed. */
+/*
+ * How much is copied between two looks at whether the caller was killed. What is written is on its
+ * way to the disk while the next is copied.
+ */
 #define CHUNK  (8 << 20)
 #define BUFFER (1 << 20)
 
@@ -17,6 +20,7 @@
 struct copier {
 	struct layer_ref *from;
 	int to;
+	off_t end; /* behind what was written last */
 	bool no_copy_range;
 	char *buffer; /* owned */
 };
@@ -71,6 +75,10 @@ static int copy_extent(struct copier *c, off_t start, off_t end, const struct ov
 		if (n == 0)
 			break; /* it shrank meanwhile */
 		start += n;
+		c->end = start;
+		/* only a hint: who wants it synced does that when all of it is there */
+		if (start < end)
+			sync_file_range(c->to, start - n, n, SYNC_FILE_RANGE_WRITE);
 	}
 	return 0;
 }
@@ -102,7 +110,29 @@ static int copy_extents(struct copier *c, off_t size, const struct ovl_caller *c
 	return 0;
 }
 
-int copy_data(struct layer_ref *from, int to, off_t size, off_t length,
+/* Shares all of the data. False: it has to be copied. */
+static bool clone_data(struct layer_ref *from, int to)
+{
+	struct layer *layer = from->layer;
+
+	if (layer_fd(from) < 0 || atomic_load_explicit(&layer->no_clone, memory_order_relaxed))
+		return false;
+	if (ioctl(to, FICLONE, layer_fd(from)) == 0)
+		return true;
+	/* It is so of all files of the layer; whatever else it may be is asked again. */
+	if (errno == EOPNOTSUPP || errno == EXDEV || errno == ENOTTY)
+		atomic_store_explicit(&layer->no_clone, true, memory_order_relaxed);
+	return false;
+}
+
+static int set_length(int to, off_t length)
+{
+	if (lseek(to, 0, SEEK_END) == length)
+		return 0;
+	return ftruncate(to, length) < 0 ? -errno : 0;
+}
+
+int copy_data(struct layer_ref *from, int to, off_t size, off_t length, bool dense,
 	      const struct ovl_caller *caller)
 {
 	struct copier c = { .from = from, .to = to };
@@ -110,13 +140,11 @@ int copy_data(struct layer_ref *from, int to, off_t size, off_t length,
 
 	if (size == 0)
 		return 0;
-	if (layer_fd(from) >= 0 && ioctl(to, FICLONE, layer_fd(from)) == 0)
-		return ftruncate(to, length) < 0 ? -errno : 0;
-	err = copy_extents(&c, size, caller);
+	if (clone_data(from, to))
+		return set_length(to, length);
+	err = dense ? copy_extent(&c, 0, size, caller) : copy_extents(&c, size, caller);
 	free(c.buffer);
-	if (err == 0 && ftruncate(to, length) < 0)
-		err = -errno;
-	return err;
+	return err < 0 || c.end == length ? err : set_length(to, length);
 }
 
 /* Xattrs without which the copy would be another file. */

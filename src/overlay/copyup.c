@@ -72,17 +72,34 @@ struct copyup {
 	char temp[FMT_TEMP_NAME_MAX];
 	bool has_temp;
 	int fd;                   /* of a regular file, or of a directory that is synced */
+	mode_t made_mode;         /* permission bits that the copy has so far */
 	bool as_file;             /* a symlink that stays the regular file that it is below */
 	bool meta;                /* its data stays in lower */
 	struct fmt_metacopy mark; /* and has this digest */
 	struct layer_ref *to;     /* the upper object, to be filled */
 	bool broken_link;         /* a lower hard link that loses its other names */
+	bool parent_grew;         /* its directory has another size */
 	bool has_origin;
 };
 
 static int work_fd(const struct copyup *c)
 {
 	return layer_fd(c->o->work);
+}
+
+/*
+ * The permission bits that a copy is made with: those it will have, unless they are kept elsewhere
+ * or would stand in the way of who is bound by them. Set-id bits come last.
+ */
+static mode_t first_mode(const struct copyup *c)
+{
+	mode_t safe = S_ISDIR(c->st.stx_mode) ? 0700 : 0600;
+
+	if (override_in_upper(c->o))
+		return safe;
+	if (!c->o->overrides_modes && (c->st.stx_mode & safe) != safe)
+		return safe;
+	return c->st.stx_mode & 01777;
 }
 
 /* An empty object of the right type in work. */
@@ -104,7 +121,8 @@ static int make_temp(struct copyup *c)
 		target[n] = '\0';
 	}
 	temp_name(c->o, c->temp);
-	err = make_object(c->o, work_fd(c), c->temp, type | (type == S_IFDIR ? 0700 : 0600),
+	c->made_mode = first_mode(c);
+	err = make_object(c->o, work_fd(c), c->temp, type | c->made_mode,
 			  makedev(c->st.stx_rdev_major, c->st.stx_rdev_minor), target, &c->fd);
 	c->has_temp = err == 0;
 	/* Now, before it gets a mode that may forbid it. */
@@ -123,6 +141,12 @@ static int open_data(struct copyup *c, struct layer_ref **out)
 	return open_ref(c->o, c->from, c->from_name, LAYER_OPEN_READ, out);
 }
 
+/* Whether there is no use in looking for holes. */
+static bool is_dense(const struct copyup *c)
+{
+	return !inode_is_metacopy(c->inode) && c->st.stx_blocks * 512 >= c->st.stx_size;
+}
+
 static int copy_contents(struct copyup *c)
 {
 	autoref struct layer_ref *file = NULL;
@@ -135,7 +159,7 @@ static int copy_contents(struct copyup *c)
 	err = open_data(c, &file);
 	if (err < 0)
 		return err;
-	return copy_data(file, c->fd, c->size, c->size, c->caller);
+	return copy_data(file, c->fd, c->size, c->size, is_dense(c), c->caller);
 }
 
 /* The private marks of the copy; before a mode that may forbid it to who is bound by modes. */
@@ -168,15 +192,19 @@ static int store_marks(struct copyup *c)
  */
 static void copy_flags(struct copyup *c)
 {
+	struct fsxattr attr = { 0 };
 	int flags = 0;
 	int now = 0;
 	autofd int fd = -1;
 
 	if (!S_ISREG(c->st.stx_mode) && !S_ISDIR(c->st.stx_mode))
 		return;
-	if (c->from->layer->ops->query(c->from, c->from_name, FS_IOC_GETFLAGS, &flags) < 0)
+	if (c->from->layer->ops->query(c->from, c->from_name, FS_IOC_FSGETXATTR, &attr) < 0)
 		return;
-	flags &= FS_SYNC_FL | FS_NOATIME_FL;
+	if (attr.fsx_xflags & FS_XFLAG_SYNC)
+		flags |= FS_SYNC_FL;
+	if (attr.fsx_xflags & FS_XFLAG_NOATIME)
+		flags |= FS_NOATIME_FL;
 	if (!flags)
 		return;
 	fd = at_open(work_fd(c), c->temp, O_RDONLY | O_NONBLOCK);
@@ -202,8 +230,11 @@ static int copy_owner(struct ovl *o, const struct statx *st, const char *temp, m
 
 int work_copy_owner(struct ovl *o, struct statx *st, const char *temp, mode_t real)
 {
-	int err = copy_owner(o, st, temp, real);
+	int err;
 
+	if (o->work_is_ours && st->stx_uid == o->uid && st->stx_gid == o->gid)
+		return 0; /* it was born so */
+	err = copy_owner(o, st, temp, real);
 	if (!o->compat.gives_up_owners || (err != -EPERM && err != -EOVERFLOW))
 		return err;
 	if (!S_ISDIR(st->stx_mode))
@@ -250,7 +281,8 @@ static int copy_metadata(struct copyup *c)
 	if (err < 0)
 		return err;
 	copy_flags(c);
-	if (!S_ISLNK(c->st.stx_mode))
+	if (!S_ISLNK(c->st.stx_mode) &&
+	    (override_in_upper(c->o) || (c->st.stx_mode & 07777) != c->made_mode))
 		err = object_own_mode(c->o, work_fd(c), c->temp, c->st.stx_mode);
 	return err < 0 ? err : at_utimens(work_fd(c), c->temp, times);
 }
@@ -301,6 +333,7 @@ static int publish_in_parent(struct copyup *c)
 			if (c->broken_link)
 				i->ino = ino_compose(c->o, statx_dev(&st), st.stx_ino);
 			switch_to_upper(c);
+			dir_changed(c->parent);
 		}
 		lock_drop(&i->lock);
 	}
@@ -308,6 +341,9 @@ static int publish_in_parent(struct copyup *c)
 		/* For its users nothing happened in the parent. */
 		statx_times(&parent_st, times);
 		at_utimens(layer_fd(c->to_dir), "", times);
+		c->parent_grew = layer_stat(c->to_dir, "", &st) < 0 ||
+				 st.stx_size != parent_st.stx_size ||
+				 st.stx_blocks != parent_st.stx_blocks;
 	}
 	lock_drop(&c->parent->lock);
 	/* Somebody put something into upper behind our back. */
@@ -564,7 +600,8 @@ static int fill(struct copyup *c, const struct kept *k)
 		return 0;
 	err = data_open(c->o, c->inode->data, &file);
 	if (err == 0)
-		err = copy_data(file, layer_fd(c->to), c->size, (off_t)k->st.stx_size, c->caller);
+		err = copy_data(file, layer_fd(c->to), c->size, (off_t)k->st.stx_size, false,
+				c->caller);
 	return err < 0 ? err : sync_copied(c->o, layer_fd(c->to), true);
 }
 
@@ -634,8 +671,8 @@ static int locate(struct copyup *c)
 		c->from = layer_ref_get(i->self);
 		return 0;
 	}
-	if (i->dir)
-		return dir_ref(c->o, i, i->dir->lower[0].layer, false, &c->from);
+	if (i->dir && (i->dir->lower[0].path || !stack_find(c->parent, c->layer)))
+		return dir_ref(c->o, i, c->layer, false, &c->from);
 	c->from_name = c->name;
 	return dir_ref(c->o, c->parent, c->layer, false, &c->from);
 }
@@ -646,8 +683,28 @@ static bool is_up(const struct ovl_inode *i, off_t limit)
 	return inode_has(i, INODE_UPPER) && (limit == COPY_META || !inode_is_metacopy(i));
 }
 
+/* Who wanted the data goes on with the file as it was written; what was opened below is stale. */
+static void replace_opened(struct copyup *c)
+{
+	struct ovl_inode *i = c->inode;
+	struct layer_ref *file = take_ref(&c->to);
+
+	if (!file && i->type == DT_REG && c->fd >= 0 && c->limit != COPY_META &&
+	    !inode_is_metacopy(i))
+		file = layer_dir_adopt(&c->o->layers[0], c->fd, true);
+	if (!file) {
+		fdcache_drop(&c->o->fds, &i->file);
+		return;
+	}
+	if (file->fd == c->fd)
+		c->fd = -1;
+	fdcache_set(&c->o->fds, &i->file, file);
+	layer_ref_put(file);
+}
+
+/* @told: who caches the attributes of @i hears of them by other means. 1: it was copied. */
 static int copy_up_one(struct ovl *o, const struct ovl_caller *caller, struct ovl_inode *i,
-		       off_t limit)
+		       off_t limit, bool told)
 {
 	struct copyup c = { .o = o, .caller = caller, .inode = i, .limit = limit, .fd = -1 };
 	int err;
@@ -662,7 +719,7 @@ static int copy_up_one(struct ovl *o, const struct ovl_caller *caller, struct ov
 		c.parent = i->names->parent;
 		atomic_fetch_add_explicit(&c.parent->refs, 1, memory_order_relaxed);
 		memcpy(c.name, i->names->text, (size_t)i->names->len + 1);
-		c.layer = i->names->layer;
+		c.layer = i->dir ? i->dir->lower[0].layer : i->names->layer;
 	} else if (!i->self) {
 		lock_drop(&i->lock);
 		return -ESTALE;
@@ -679,10 +736,10 @@ static int copy_up_one(struct ovl *o, const struct ovl_caller *caller, struct ov
 	}
 	if (c.has_temp)
 		work_remove(o, c.temp);
+	if (err == 0)
+		replace_opened(&c);
 	close_fd(c.fd);
 	free(c.entry);
-	if (err == 0)
-		fdcache_drop(&o->fds, &i->file); /* the lower one */
 
 	lock_take(&i->lock);
 	copyup_end(o, i);
@@ -690,13 +747,12 @@ static int copy_up_one(struct ovl *o, const struct ovl_caller *caller, struct ov
 	layer_ref_put(c.from);
 	layer_ref_put(c.to);
 	layer_ref_put(c.to_dir);
-	if (err == 0) {
+	if (err == 0 && !told)
 		attr_notify(o, i, false);
-		if (c.parent)
-			attr_notify(o, c.parent, c.broken_link);
-	}
+	if (err == 0 && c.parent && (c.broken_link || c.parent_grew))
+		attr_notify(o, c.parent, c.broken_link);
 	inode_put(o, c.parent);
-	return err;
+	return err < 0 ? err : 1;
 }
 
 /* The topmost of @i and its ancestors that is not in upper, with a reference. */
@@ -715,20 +771,35 @@ static struct ovl_inode *topmost_missing(struct ovl *o, struct ovl_inode *i)
 	return found;
 }
 
-int copy_up(struct ovl *o, const struct ovl_caller *caller, struct ovl_inode *i, off_t limit)
+/* 1: @i was copied up now, and no parent of it is missing. */
+static int copy_up_all(struct ovl *o, const struct ovl_caller *caller, struct ovl_inode *i,
+		       off_t limit, bool told)
 {
 	int err;
 
 	if (!o->has_upper)
 		return -EROFS;
 	err = verity_check_data(o, i);
-	while (err == 0 && !is_up(i, limit)) {
+	while (err >= 0 && !is_up(i, limit)) {
 		struct ovl_inode *next = topmost_missing(o, i);
 
-		err = copy_up_one(o, caller, next, next == i ? limit : COPY_ALL);
+		if (next == i)
+			err = copy_up_one(o, caller, i, limit, told);
+		else
+			err = copy_up_one(o, caller, next, COPY_ALL, false);
 		inode_put(o, next);
 	}
-	if (err == 0)
+	if (err >= 0)
 		index_link_up_last(o, caller, i);
 	return err;
+}
+
+int copy_up(struct ovl *o, const struct ovl_caller *caller, struct ovl_inode *i, off_t limit)
+{
+	return min(copy_up_all(o, caller, i, limit, false), 0);
+}
+
+int copy_up_told(struct ovl *o, const struct ovl_caller *caller, struct ovl_inode *i, off_t limit)
+{
+	return copy_up_all(o, caller, i, limit, true);
 }

@@ -389,6 +389,7 @@ static int create(struct creation *c, struct ovl_inode **out)
 	lock_take(&c->parent->lock);
 	err = create_locked(c);
 	if (err == 0) {
+		dir_changed(c->parent);
 		spare_lookups(c);
 		err = adopt_new(c, out);
 		if (err < 0)
@@ -619,6 +620,7 @@ static int link_inode(struct ovl *o, const struct ovl_caller *caller, struct ovl
 	if (err == 0)
 		err = link_real(o, &r, dir, name);
 	if (err == 0) {
+		dir_changed(parent);
 		wh_drop(o, parent, dir, name);
 		index_nlink_added(i);
 		name_insert(o, n, i, &other);

@@ -5,23 +5,37 @@
  * the least recently used are closed, and their slots emptied, when there are more than the
  * capacity.
  *
- * A slot is only read and written through these functions, which hold the cache's lock: it is a
+ * Every request comes by here, so the cache is cut into shards, each with a list and a share of the
+ * capacity, and a slot belongs to one of them by its address. A small cache is one shard.
+ *
+ * A slot is only read and written through these functions, which hold its shard's lock: it is a
  * leaf, nothing else is locked and no system call is made under it.
  */
 #pragma once
 
-#include <pthread.h>
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
 
+#include "util/lock.h"
+
 struct layer_ref;
 
-struct fdcache {
-	pthread_mutex_t lock;
+#define FDCACHE_SHARDS 32
+
+struct fdcache_shard {
+	struct lock lock;
 	struct layer_ref *head; /* most recently used */
 	struct layer_ref *tail;
 	size_t count;
-	size_t capacity;
+	char apart[32]; /* no two locks in one cache line */
+};
+
+struct fdcache {
+	struct fdcache_shard shards[FDCACHE_SHARDS];
+	unsigned int shard_count;    /* a power of two */
+	size_t capacity;             /* of each of them */
+	_Atomic unsigned int oldest; /* which one gives up its oldest next */
 };
 
 int fdcache_init(struct fdcache *c, size_t capacity);
@@ -47,7 +61,7 @@ void fdcache_drop(struct fdcache *c, struct layer_ref **slot);
  */
 bool fdcache_made_room(struct fdcache *c, int err);
 
-/* Closes up to @n of the least recently used. Returns how many. */
+/* Closes up to @n of those that were used least recently in their shards. Returns how many. */
 size_t fdcache_shrink(struct fdcache *c, size_t n);
 
 size_t fdcache_count(struct fdcache *c);

@@ -10,9 +10,10 @@
  *                         child; the two parents of a rename by address, under topology.
  *   3. ovl_inode.lock     of other objects, two of them by address: where the object is.
  *   4. ovl.whiteout_lock  the shared whiteout.
- *   5. ovl.modes_lock     modes of upper objects that are not what they should be for a moment.
- *   6. leaves, never two at once: the table's shards, the name and link shards, the fd cache,
- *                         the survey, ovl.wh_lock.
+ *   5. ovl.mtimes         who changes contents without changing mtime.
+ *   6. ovl.modes_lock     modes of upper objects that are not what they should be for a moment.
+ *   7. leaves, never two at once: the table's shards, the name and link shards, the fd cache,
+ *                         the survey, ovl.wh_lock, the cache of listings.
  * None of them is held across a copy of data, a wait for another request, or a reply.
  */
 #pragma once
@@ -31,9 +32,22 @@
 #include "util/base.h"
 #include "util/lock.h"
 
+struct dirlist;
 struct ovl_inode;
 struct wh_set;
 struct writeback;
+
+/* Changes under way that leave mtime alone; see mtime.c. */
+struct mtime_note {
+	const struct ovl_inode *inode; /* NULL: this one does change it */
+	struct timespec mtime;         /* lock of the shard, as next */
+	struct mtime_note *next;
+};
+
+struct mtime_shard {
+	struct lock lock;
+	struct mtime_note *first; /* of several files; each note belongs to who changes one */
+};
 
 /* A name of an object: a directory entry of the union that somebody looked up. */
 struct ovl_name {
@@ -82,6 +96,13 @@ struct dirstack {
 	struct real_dir upper; /* meaningful once INODE_UPPER is set */
 	/* What ovl_count_links() found, 0: nothing yet; above 32 bits how often that was undone. */
 	_Atomic uint64_t links;
+	struct dirlist *list; /* overlay/dirlist.h; guarded by its cache */
+	/*
+	 * Changes whenever what a listing says may have changed: after a name came, went or moved,
+	 * or its object was copied up, and before something with an origin comes. Under the lock of
+	 * the directory, but for the last, when it is found in a lookup.
+	 */
+	_Atomic uint32_t version;
 	uint16_t lower_count;
 	struct real_dir lower[]; /* topmost first */
 };
@@ -95,7 +116,6 @@ enum inode_flag {
 	INODE_ORPHAN = 1 << 5,    /* has no name any more, or never had: self is set */
 	INODE_LINKED = 1 << 6,    /* is in the link hash; guarded by its shard */
 	INODE_XWHITE = 1 << 7,    /* a lower directory may hold xattr whiteouts */
-	INODE_LISTED = 1 << 8,    /* an open directory's listing goes into the kernel's cache */
 	INODE_NO_DEFACL = 1 << 9, /* upper directory is known to have no default ACL */
 	INODE_TO_INDEX = 1 << 16, /* gets an index entry when it is copied up; constant */
 	INODE_INDEXED = 1 << 17,  /* has one; cleared when the union has no name of it any more */
@@ -110,8 +130,7 @@ struct ovl_inode {
 	uint64_t nlookup;      /* guarded by the table shard */
 	_Atomic uint32_t refs; /* lookups (one for all), names of children, running calls */
 	struct lock lock;
-	_Atomic uint32_t flags;   /* enum inode_flag; changed under the lock */
-	_Atomic uint32_t origins; /* directories: how often something with an origin came in */
+	_Atomic uint32_t flags; /* enum inode_flag; changed under the lock */
 	union {
 		uint32_t nopen; /* open files; guarded by the lock */
 		/* Directories: how often a name in it went or moved; changed under the lock. */
@@ -181,6 +200,15 @@ struct table {
 	uint64_t seed;          /* of the hash, so that nobody can choose names that collide */
 };
 
+/* Listings that are shared: overlay/dirlist.h. */
+struct dirlists {
+	pthread_mutex_t lock;
+	struct dirlist *head; /* most recently used */
+	struct dirlist *tail;
+	size_t bytes;
+	unsigned int count;
+};
+
 struct ovl {
 	/* Constant after ovl_create(). */
 	struct layer *layers;     /* [0]: upper, without root if there is none */
@@ -192,6 +220,7 @@ struct ovl {
 	bool no_xattr;        /* upper can hold no private xattrs */
 	bool may_setfsid;     /* we may act as any user */
 	bool overrides_modes; /* CAP_DAC_OVERRIDE: modes of what we own do not bind us */
+	bool work_is_ours;    /* what is made in work has our user and our group */
 	uid_t uid;            /* our own */
 	gid_t gid;
 	bool has_acl;
@@ -200,6 +229,7 @@ struct ovl {
 	struct ovl_compat compat;     /* in effect */
 	bool knows_overrides; /* what keeps owners and modes is nobody's xattr: override.h */
 	mode_t real_bits; /* which others may have on what is really there: those of upper's root */
+	bool layers_may_change;   /* by others: nothing that was read of a directory is believed */
 	bool whiteouts_are_files; /* those that are made: whfile.h */
 	unsigned int name_max;
 	unsigned int ino_shift; /* the bit of st_ino that says that it is hashed; see ino.c */
@@ -221,11 +251,13 @@ struct ovl {
 	atomic_bool redirect_seen;  /* some directory is not where its name is in a layer */
 	atomic_bool links_orphaned; /* some hard link lost all the names that were known */
 	struct fdcache fds;
+	struct dirlists lists;
 	struct ovl_inode *root;
 	_Atomic uint64_t temp_counter;
 	_Atomic uint64_t copied_up;
 
-	pthread_mutex_t modes_lock;
+	struct mtime_shard mtimes[64];
+	pthread_rwlock_t modes_lock; /* written by who changes a mode for a moment */
 	pthread_mutex_t whiteout_lock;
 	char whiteout[FMT_TEMP_NAME_MAX]; /* the shared one in work; "": none yet */
 	bool whiteout_no_link;            /* the filesystem cannot link it */
@@ -288,6 +320,17 @@ static inline unsigned int inode_top_layer(const struct ovl_inode *i)
 	if (inode_has(i, INODE_UPPER))
 		return 0;
 	return i->dir ? i->dir->lower[0].layer : i->lower;
+}
+
+static inline uint32_t dir_version(const struct ovl_inode *dir)
+{
+	return atomic_load(&dir->dir->version);
+}
+
+/* What a listing of @dir says has changed. */
+static inline void dir_changed(struct ovl_inode *dir)
+{
+	atomic_fetch_add(&dir->dir->version, 1);
 }
 
 #define ACL_ACCESS  "system.posix_acl_access"
@@ -479,8 +522,8 @@ int mark_remove(struct ovl *o, struct layer_ref *at, const char *name, enum fmt_
  * held, or @dir is being looked up in.
  */
 int mark_impure(struct ovl *o, struct ovl_inode *dir, struct layer_ref *upper);
-/* After a listing that found nothing with an origin, and began when dir->origins was @origins. */
-void unmark_impure(struct ovl *o, struct ovl_inode *dir, uint32_t origins);
+/* After a listing of this version found nothing with an origin. */
+void unmark_impure(struct ovl *o, struct ovl_inode *dir, uint32_t version);
 
 /* features.c */
 /*
@@ -607,6 +650,11 @@ bool caller_keeps_sgid(const struct ovl_caller *caller, const struct statx *st);
  * the one who truncates. -EROFS without upper. No lock is held; returns with none.
  */
 int copy_up(struct ovl *o, const struct ovl_caller *caller, struct ovl_inode *i, off_t limit);
+/*
+ * The same for who answers with the attributes of @i: who caches them is not told of its copy-up.
+ * 1: it was copied; who then fails has to tell.
+ */
+int copy_up_told(struct ovl *o, const struct ovl_caller *caller, struct ovl_inode *i, off_t limit);
 /* Waits until nobody copies @i up. @i->lock is held and given up meanwhile. -EINTR: the caller is
  * killed. */
 int copyup_wait(struct ovl *o, const struct ovl_caller *caller, struct ovl_inode *i);
@@ -614,9 +662,10 @@ int copyup_wait(struct ovl *o, const struct ovl_caller *caller, struct ovl_inode
 /* copydata.c */
 /*
  * The first @size bytes at least, holes kept; @to is then @length long, and was a hole before.
- * -EINTR when the caller was killed.
+ * -EINTR when the caller was killed. @dense: there are none. The rest of what @from has may be
+ * shared with it.
  */
-int copy_data(struct layer_ref *from, int to, off_t size, off_t length,
+int copy_data(struct layer_ref *from, int to, off_t size, off_t length, bool dense,
 	      const struct ovl_caller *caller);
 /*
  * All xattrs but the overlay's private ones. With ovl_compat.whiteout_files what @to cannot hold is
@@ -635,6 +684,17 @@ bool sync_wants_dirs(const struct ovl *o);
 int sync_copied(struct ovl *o, int fd, bool has_data);
 /* How writing to a file of upper ended: a volatile mount remembers when something was lost. */
 void sync_note(struct ovl *o, ssize_t result);
+
+/* mtime.c */
+
+/* Around a change of @i's contents through @fd, its file in upper. After a failure there is no end.
+ */
+int mtime_begin(struct ovl *o, const struct ovl_caller *caller, struct ovl_inode *i, int fd,
+		struct mtime_note *note);
+void mtime_end(struct ovl *o, int fd, struct mtime_note *note);
+/* Around storing an mtime; @st: as it is afterwards, or NULL after a failure. */
+void mtime_store_begin(struct ovl *o, struct ovl_inode *i);
+void mtime_store_end(struct ovl *o, struct ovl_inode *i, const struct statx *st);
 
 /* workdir.c */
 /* Sweeps and opens workdir/work. */
@@ -684,14 +744,10 @@ int opaque_make(struct ovl *o, struct layer_ref *at, const char *name);
 
 /* readdir.c */
 /*
- * The names in a real directory, also where the mode of an upper one forbids that to us. @quiet:
- * atime stays.
+ * In dirlist.c: the names in a real directory, also where the mode of an upper one forbids that to
+ * us. @quiet: atime stays.
  */
 int real_readdir(struct ovl *o, struct layer_ref *at, bool quiet, layer_filldir fill, void *ctx);
-struct dirlist;
-/* What the union shows in @dir. Touches no inode. @quiet: nor the atime of a real directory. */
-int dirlist_read(struct ovl *o, struct ovl_inode *dir, bool quiet, struct dirlist **out);
-void dirlist_put(struct dirlist *list);
 /* A directory came into @dir, or left it: its links are to be counted again. */
 void links_changed(struct ovl_inode *dir);
 /*

@@ -94,20 +94,42 @@ static int writable_file(struct ovl *o, const struct ovl_caller *caller, struct 
 	return err < 0 ? err : file_ref(o, i, true, file);
 }
 
+/* Whether the file has these bytes at @off already, as far as it goes. */
+static int holds_already(struct layer_ref *file, const uint8_t *data, size_t size, off_t off)
+{
+	uint8_t chunk[4096];
+
+	for (size_t done = 0; done < size;) {
+		ssize_t n = file->layer->ops->read(file, chunk, min(size - done, sizeof(chunk)),
+						   off + (off_t)done);
+
+		if (n <= 0)
+			return n < 0 ? (int)n : 1;
+		if (memcmp(chunk, data + done, (size_t)n) != 0)
+			return 0;
+		done += (size_t)n;
+	}
+	return 1;
+}
+
 /*
  * Who could open an append-only file only for appending may not overwrite it by that fd. The VFS
- * would not let him drop O_APPEND or map the file, but does not see our flag.
+ * would not let him drop O_APPEND or map the file, but does not see our flag. A cache that writes
+ * whole pages back repeats what was there before: that changes nothing. @data NULL: unknown.
  */
 static int append_check(const struct ovl_caller *caller, struct ovl_inode *i,
-			struct layer_ref *file, off_t off)
+			struct layer_ref *file, const void *data, size_t size, off_t off)
 {
 	struct statx st;
-	int err;
+	int r;
 
-	if (!(i->protattr & FS_APPEND_FL) || !caller->appends)
+	if (!(i->protattr & FS_APPEND_FL) || (!caller->appends && !caller->unopened))
 		return 0;
-	err = layer_stat(file, "", &st);
-	return err < 0 ? err : off < (off_t)st.stx_size ? -EPERM : 0;
+	r = layer_stat(file, "", &st);
+	if (r < 0 || off >= (off_t)st.stx_size)
+		return r;
+	r = data ? holds_already(file, data, size, off) : 0;
+	return r < 0 ? r : r ? 0 : -EPERM;
 }
 
 static ssize_t write_all(int fd, const void *buf, size_t size, off_t off)
@@ -133,18 +155,24 @@ ssize_t ovl_write(struct ovl *o, const struct ovl_caller *caller, ovl_node node,
 {
 	struct ovl_inode *i = inode_get(o, node);
 	autoref struct layer_ref *file = NULL;
+	struct mtime_note note;
 	ssize_t n;
 
 	if (!i)
 		return -ESTALE;
-	n = writable_file(o, caller, i, &file);
+	n = caller->unopened ? protattr_check(i, true) : 0;
 	if (n == 0)
-		n = append_check(caller, i, file, off);
+		n = writable_file(o, caller, i, &file);
+	if (n == 0)
+		n = append_check(caller, i, file, buf, size, off);
 	if (n == 0 && kill_priv)
 		n = drop_suidgid(o, caller, i, layer_fd(file));
+	if (n == 0)
+		n = mtime_begin(o, caller, i, layer_fd(file), &note);
 	if (n == 0) {
 		n = write_all(layer_fd(file), buf, size, off);
 		sync_note(o, n);
+		mtime_end(o, layer_fd(file), &note);
 	}
 	inode_put(o, i);
 	return n;
@@ -167,6 +195,7 @@ int ovl_fallocate(struct ovl *o, const struct ovl_caller *caller, ovl_node node,
 {
 	struct ovl_inode *i = inode_get(o, node);
 	autoref struct layer_ref *file = NULL;
+	struct mtime_note note;
 	int err;
 
 	if (!i)
@@ -176,9 +205,13 @@ int ovl_fallocate(struct ovl *o, const struct ovl_caller *caller, ovl_node node,
 		err = writable_file(o, caller, i, &file);
 	if (err == 0)
 		err = drop_suidgid_for(o, caller, i, file);
-	if (err == 0 && fallocate(layer_fd(file), mode, off, len) < 0) {
-		err = -errno;
+	if (err == 0)
+		err = mtime_begin(o, caller, i, layer_fd(file), &note);
+	if (err == 0) {
+		if (fallocate(layer_fd(file), mode, off, len) < 0)
+			err = -errno;
 		sync_note(o, err);
+		mtime_end(o, layer_fd(file), &note);
 	}
 	inode_put(o, i);
 	return err;
@@ -204,6 +237,7 @@ static ssize_t copy_range(struct ovl *o, const struct ovl_caller *caller, struct
 {
 	autoref struct layer_ref *from = NULL;
 	autoref struct layer_ref *to = NULL;
+	struct mtime_note note;
 	ssize_t n = protattr_check(out, true);
 
 	if (n == 0)
@@ -211,18 +245,22 @@ static ssize_t copy_range(struct ovl *o, const struct ovl_caller *caller, struct
 	if (n == 0)
 		n = file_ref(o, in, false, &from);
 	if (n == 0)
-		n = append_check(caller, out, to, off_out);
+		n = append_check(caller, out, to, NULL, len, off_out);
 	if (n == 0)
 		n = drop_suidgid_for(o, caller, out, to);
 	if (n < 0)
 		return n;
 	if (layer_fd(from) < 0)
 		return -EOPNOTSUPP;
+	n = mtime_begin(o, caller, out, layer_fd(to), &note);
+	if (n < 0)
+		return n;
 	n = copy_file_range(layer_fd(from), &off_in, layer_fd(to), &off_out, len, 0);
+	if (n < 0)
+		n = -errno;
+	mtime_end(o, layer_fd(to), &note);
 	/* For these the kernel falls back to copying through the page cache. */
-	if (n < 0 && (errno == EXDEV || errno == ENOSYS))
-		return -EOPNOTSUPP;
-	return n < 0 ? -errno : n;
+	return n == -EXDEV || n == -ENOSYS ? -EOPNOTSUPP : n;
 }
 
 ssize_t ovl_copy_file_range(struct ovl *o, const struct ovl_caller *caller, ovl_node in,

@@ -72,7 +72,10 @@ struct layer_ops {
 	/* The object of a handle made by handle(), as LAYER_OPEN_PATH; -ESTALE when it is gone. */
 	int (*open_handle)(struct layer *layer, const struct fmt_fh *fh, struct layer_ref **out);
 	int (*stat_handle)(struct layer *layer, const struct fmt_fh *fh, struct statx *st);
-	/* FS_IOC_GETFLAGS and FS_IOC_FSGETXATTR of a file or directory. -ENOTTY. */
+	/*
+	 * FS_IOC_GETFLAGS and FS_IOC_FSGETXATTR of a file or directory. -ENOTTY. The latter is
+	 * answered without an open where the kernel can (Linux 6.17).
+	 */
 	int (*query)(struct layer_ref *at, const char *name, unsigned long request, void *arg);
 	int (*statfs)(struct layer *layer, struct statvfs *st);
 	void (*close)(struct layer_ref *ref);
@@ -98,7 +101,8 @@ struct layer {
 	bool ambiguous_ids; /* 65534 is a number of our user namespace, which is not the initial one
 			     */
 	bool read_only;     /* its mount or filesystem is */
-	bool all_immutable; /* statx(2) says so of everything (erofs), which is nobody's wish */
+	atomic_bool no_clone; /* its files cannot be shared with upper's (FICLONE) */
+	bool all_immutable;   /* statx(2) says so of everything (erofs), which is nobody's wish */
 	unsigned int name_max;
 	/*
 	 * Which xattrs hold owner, mode and type of its objects, those that were written last

@@ -284,6 +284,9 @@ static int dir_readdir(struct layer_ref *dir, bool quiet, layer_filldir fill, vo
 	}
 }
 
+/* No filesystem reads less than that at once, but at the end of a file. */
+#define SECTOR 512
+
 static ssize_t dir_read(struct layer_ref *file, void *buf, size_t size, off_t off)
 {
 	size_t done = 0;
@@ -298,6 +301,12 @@ static ssize_t dir_read(struct layer_ref *file, void *buf, size_t size, off_t of
 		if (n == 0)
 			break;
 		done += (size_t)n;
+		/*
+		 * The end of the file, most likely, and then there is no use in asking again. What
+		 * a signal cuts short ends with a page.
+		 */
+		if ((off + (off_t)done) % SECTOR)
+			break;
 	}
 	return (ssize_t)done;
 }
@@ -378,8 +387,17 @@ static int dir_stat_handle(struct layer *layer, const struct fmt_fh *fh, struct 
 
 static int dir_query(struct layer_ref *at, const char *name, unsigned long request, void *arg)
 {
-	autofd int fd = open_at(at, name, O_RDONLY | O_NONBLOCK | O_NOCTTY);
+	autofd int fd = -1;
 
+	if (unlikely(at->layer->mnt_id) && (at->foreign || is_foreign_mount(at->layer, at, name)))
+		return -ENOTTY;
+	if (request == FS_IOC_FSGETXATTR && *name) {
+		int err = at_fileattr(at->fd, name, arg);
+
+		if (err != -ENOSYS)
+			return err == -EOPNOTSUPP ? -ENOTTY : err;
+	}
+	fd = open_at(at, name, O_RDONLY | O_NONBLOCK | O_NOCTTY);
 	if (fd < 0)
 		return fd;
 	return ioctl(fd, request, arg) < 0 ? -errno : 0;

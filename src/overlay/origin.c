@@ -58,20 +58,20 @@ int mode_widen(struct ovl *o, struct layer_ref *at, const char *name, mode_t wan
 	struct statx st;
 	int err;
 
-	pthread_mutex_lock(&o->modes_lock);
+	pthread_rwlock_wrlock(&o->modes_lock);
 	err = at_statx(layer_fd(at), name, &st); /* the real one, whatever is shown */
 	*kept = st.stx_mode & 07777;
 	if (err == 0)
 		err = at_chmod(layer_fd(at), name, *kept | wanted);
 	if (err < 0)
-		pthread_mutex_unlock(&o->modes_lock);
+		pthread_rwlock_unlock(&o->modes_lock);
 	return err;
 }
 
 void mode_restore(struct ovl *o, struct layer_ref *at, const char *name, mode_t kept)
 {
 	at_chmod(layer_fd(at), name, kept);
-	pthread_mutex_unlock(&o->modes_lock);
+	pthread_rwlock_unlock(&o->modes_lock);
 }
 
 ssize_t mark_get(struct ovl *o, struct layer_ref *at, const char *name, enum fmt_xattr which,
@@ -118,7 +118,7 @@ int mark_impure(struct ovl *o, struct ovl_inode *dir, struct layer_ref *upper)
 {
 	int err;
 
-	atomic_fetch_add(&dir->origins, 1);
+	dir_changed(dir);
 	if (o->no_xattr || inode_has(dir, INODE_IMPURE))
 		return 0;
 	err = mark_set(o, upper, "", FMT_IMPURE, "y", 1);
@@ -127,14 +127,14 @@ int mark_impure(struct ovl *o, struct ovl_inode *dir, struct layer_ref *upper)
 	return err == -EOPNOTSUPP ? 0 : err;
 }
 
-void unmark_impure(struct ovl *o, struct ovl_inode *dir, uint32_t origins)
+void unmark_impure(struct ovl *o, struct ovl_inode *dir, uint32_t version)
 {
 	autoref struct layer_ref *upper = NULL;
 
 	if (dir_ref(o, dir, 0, false, &upper) < 0)
 		return;
 	lock_take(&dir->lock);
-	if (atomic_load(&dir->origins) == origins &&
+	if (dir_version(dir) == version &&
 	    at_removexattr(layer_fd(upper), "", xname(o, FMT_IMPURE)) == 0)
 		inode_clear(dir, INODE_IMPURE);
 	lock_drop(&dir->lock);

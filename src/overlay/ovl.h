@@ -30,7 +30,6 @@
 #include <time.h>
 
 struct ovl;
-struct ovl_dir;
 
 typedef uint64_t ovl_node;
 
@@ -167,6 +166,12 @@ struct ovl_config {
 	bool disk_ids;
 
 	/*
+	 * Others may change the layers while this union is there: nothing that was read of a
+	 * directory is believed by the next call that asks for it.
+	 */
+	bool layers_may_change;
+
+	/*
 	 * Called when attributes of @node changed other than by the call that names it (a copied-up
 	 * parent, the broken link of a copied-up file), and with @listing when numbers in its
 	 * listing did. May be called from within any engine call, with no engine lock held. NULL
@@ -219,8 +224,18 @@ struct ovl_caller {
 	/* What the caller sees of the layers' numbers; NULL: the same. Borrowed. */
 	const struct id_map *uids;
 	const struct id_map *gids;
-	mode_t umask;   /* applied to new objects unless the parent has a default ACL */
-	bool appends;   /* write: through a file that was opened with O_APPEND */
+	mode_t umask; /* applied to new objects unless the parent has a default ACL */
+	bool appends; /* write: through a file that was opened with O_APPEND */
+	/*
+	 * write: no ovl_open() came before, which would have said what a file may not be opened for
+	 * that is immutable or append-only. So each write is asked that.
+	 */
+	bool unopened;
+	/*
+	 * Changes of contents: they are made on behalf of a cache that keeps mtime itself, and
+	 * stores it by ovl_setattr(). So they leave it alone.
+	 */
+	bool owns_mtime;
 	bool kill_priv; /* open: the caller lacks CAP_FSETID (O_TRUNC drops suid and sgid) */
 	/* set by somebody else when the caller got a signal; NULL when that cannot happen */
 	const atomic_bool *interrupted;
@@ -343,19 +358,6 @@ int ovl_fsync(struct ovl *o, ovl_node node, bool datasync);
 int ovl_syncfs(struct ovl *o);
 
 /*
- * Directories. 0 is the beginning and sees the directory anew; any other offset depends on nothing
- * but the name of the entry before it, so it means the same on every ovl_dir of the directory, and
- * after a remount. "." and ".." come first.
- */
-/*
- * *@may_cache: whether what is read from this ovl_dir may be put together into one cached listing
- * with what others have cached. Only one open ovl_dir of a directory may at a time: two might have
- * begun before and after a change.
- */
-int ovl_opendir(struct ovl *o, ovl_node node, struct ovl_dir **out, bool *may_cache);
-void ovl_closedir(struct ovl *o, struct ovl_dir *dir);
-
-/*
  * The links that a directory would have on a filesystem that counts them: two, and one for each
  * directory in it. A united directory is read for that, whose stx_nlink is 1.
  */
@@ -377,9 +379,12 @@ struct ovl_dirent {
 /* Returns false when the entry does not fit: it is not consumed, and reading stops. */
 typedef bool (*ovl_filldir)(void *ctx, const struct ovl_dirent *entry);
 
-/* Concurrent calls on one ovl_dir are allowed. */
-int ovl_readdir(struct ovl *o, struct ovl_dir *dir, off_t off, bool plus, ovl_filldir fill,
-		void *ctx);
+/*
+ * A directory is read without being opened. @off 0 is the beginning and sees the directory as it
+ * is; any other depends on nothing but the name of the entry before it, so it means the same to
+ * every reader, and after a remount. "." and ".." come first.
+ */
+int ovl_readdir(struct ovl *o, ovl_node node, off_t off, bool plus, ovl_filldir fill, void *ctx);
 
 /*
  * Extended attributes. Names of the overlay's own namespace are escaped on the way in and hidden on

@@ -8,6 +8,7 @@
 #include <sys/syscall.h>
 #include <sys/xattr.h>
 
+#include "overlay/dirlist.h"
 #include "overlay/index.h"
 #include "overlay/override.h"
 #include "overlay/survey.h"
@@ -648,12 +649,14 @@ int ovl_create(const struct ovl_config *config, struct ovl **out, char *message,
 	o->upper_lock = o->work_lock = -1;
 	o->features = config->features;
 	o->compat = config->compat;
+	o->layers_may_change = config->layers_may_change;
 	o->attr_changed = config->attr_changed;
 	o->ctx = config->ctx;
 	pthread_rwlock_init(&o->topology, NULL);
-	pthread_mutex_init(&o->modes_lock, NULL);
+	pthread_rwlock_init(&o->modes_lock, NULL);
 	pthread_mutex_init(&o->whiteout_lock, NULL);
 	wh_init(o);
+	dirlists_init(&o->lists);
 	err = open_all(&p);
 	layer_ref_put(p.workdir);
 	if (err < 0) {
@@ -681,9 +684,10 @@ void ovl_destroy(struct ovl *o)
 	close_fd(o->upper_lock);
 	close_fd(o->work_lock);
 	pthread_rwlock_destroy(&o->topology);
-	pthread_mutex_destroy(&o->modes_lock);
+	pthread_rwlock_destroy(&o->modes_lock);
 	pthread_mutex_destroy(&o->whiteout_lock);
 	wh_destroy(o);
+	dirlists_destroy(&o->lists);
 	free(o->layers);
 	free(o->workdir_path);
 	free(o->devs);

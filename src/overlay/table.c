@@ -10,6 +10,7 @@
 #include <malloc.h>
 #include <sys/random.h>
 
+#include "overlay/dirlist.h"
 #include "overlay/survey.h"
 #include "overlay/whfile.h"
 #include "util/hash.h"
@@ -75,6 +76,7 @@ static void inode_free(struct ovl *o, struct ovl_inode *i)
 
 	fdcache_drop(&o->fds, &i->file);
 	if (stack) {
+		dirlist_drop(o, &stack->list);
 		fdcache_drop(&o->fds, &stack->upper.ref);
 		free(stack->upper.path);
 		wh_set_free(stack->upper.wh);
@@ -447,6 +449,7 @@ void name_insert_over(struct ovl *o, struct ovl_name *n, struct ovl_inode *i)
 	put_name(o, shard, n, i);
 	pthread_mutex_unlock(&shard->lock);
 	atomic_fetch_add(&n->parent->changes, 1);
+	dir_changed(n->parent);
 	survey_named(o->survey, i, n, true);
 }
 
@@ -487,6 +490,7 @@ struct ovl_name *name_remove(struct ovl *o, struct ovl_inode *i, struct ovl_inod
 		name_unhash(o, n);
 		o->table.name_count--;
 		atomic_fetch_add(&parent->changes, 1);
+		dir_changed(parent);
 		return n;
 	}
 	return NULL;

@@ -188,6 +188,18 @@ static int begin_whiteouts(struct ovl *o)
 	return err;
 }
 
+/*
+ * What is made in work is our user's and, whether groups come from the maker or from the directory,
+ * our group's. Where the filesystem makes it somebody else's (a squashed root), work is, too.
+ */
+static bool work_is_ours(const struct ovl *o)
+{
+	struct statx st;
+
+	return at_statx(layer_fd(o->work), "", &st) == 0 && st.stx_uid == o->uid &&
+	       st.stx_gid == o->gid && !override_in_upper(o);
+}
+
 int workdir_prepare(struct ovl *o, struct layer_ref *workdir, const char *path, char *message,
 		    size_t size)
 {
@@ -237,6 +249,7 @@ int workdir_prepare(struct ovl *o, struct layer_ref *workdir, const char *path, 
 	/* Mode 0000 as the kernel's, unless modes bind us. */
 	if (err == 0)
 		err = at_chmod(fd, "", o->overrides_modes ? 0 : 0700);
+	o->work_is_ours = err == 0 && work_is_ours(o);
 	if (err < 0)
 		snprintf(message, size, "cannot prepare workdir %s/work: %s", path, strerror(-err));
 	return err;
@@ -250,6 +263,7 @@ void work_move(struct ovl *o, struct layer_ref *dir)
 		at_unlink(layer_fd(old), o->whiteout, 0);
 	o->whiteout[0] = '\0';
 	o->work = layer_ref_get(dir);
+	o->work_is_ours = work_is_ours(o);
 	layer_ref_put(old);
 }
 
@@ -328,36 +342,62 @@ int work_publish(struct ovl *o, const char *temp, mode_t mode, int dirfd, const 
 	return err;
 }
 
+/* The name of the shared whiteout in work. -EMLINK: there is none, nor can be. */
+static int shared_whiteout(struct ovl *o, char name[FMT_TEMP_NAME_MAX])
+{
+	int err = 0;
+
+	name[0] = '\0';
+	pthread_mutex_lock(&o->whiteout_lock);
+	if (o->whiteout_no_link)
+		err = -EMLINK;
+	else if (!o->whiteout[0])
+		err = new_whiteout(o, o->whiteout);
+	if (err == 0)
+		memcpy(name, o->whiteout, FMT_TEMP_NAME_MAX);
+	else
+		o->whiteout[0] = '\0';
+	pthread_mutex_unlock(&o->whiteout_lock);
+	return err;
+}
+
+/* Whiteouts are not to be linked to @name any more. @for_good: nor to any other. */
+static void give_up_shared(struct ovl *o, const char *name, bool for_good)
+{
+	pthread_mutex_lock(&o->whiteout_lock);
+	if (name[0] && !strcmp(o->whiteout, name)) {
+		at_unlink(layer_fd(o->work), name, 0);
+		o->whiteout[0] = '\0';
+	}
+	o->whiteout_no_link |= for_good;
+	pthread_mutex_unlock(&o->whiteout_lock);
+}
+
 /*
  * Links the shared whiteout to @name in @dirfd. -EMLINK when that cannot be done (any more); the
  * next call begins a new one.
  */
 static int link_shared(struct ovl *o, int dirfd, const char *name)
 {
-	int err = 0;
+	char shared[FMT_TEMP_NAME_MAX];
+	int err;
 
-	pthread_mutex_lock(&o->whiteout_lock);
-	if (o->whiteout_no_link)
-		err = -EMLINK;
-	else if (!o->whiteout[0])
-		err = new_whiteout(o, o->whiteout);
-	if (err == 0) {
-		err = at_link(layer_fd(o->work), o->whiteout, dirfd, name);
-		/* Somebody swept work while it was in use. */
-		if (err == -ENOENT && new_whiteout(o, o->whiteout) == 0)
-			err = at_link(layer_fd(o->work), o->whiteout, dirfd, name);
-		if (err == -EMLINK) {
-			at_unlink(layer_fd(o->work), o->whiteout, 0);
-			o->whiteout[0] = '\0';
-		} else if (err == -EPERM || err == -EOPNOTSUPP) {
-			o->whiteout_no_link = true;
-			err = -EMLINK;
-		}
-	} else if (err != -EMLINK) {
-		o->whiteout[0] = '\0';
+	for (int tries = 0; tries < 2; tries++) {
+		err = shared_whiteout(o, shared);
+		if (err < 0)
+			return err;
+		err = at_link(layer_fd(o->work), shared, dirfd, name);
+		if (err != -ENOENT)
+			break;
+		/* Somebody swept work while it was in use, or has just given this one up. */
+		give_up_shared(o, shared, false);
 	}
-	pthread_mutex_unlock(&o->whiteout_lock);
-	return err;
+	if (err == -EMLINK)
+		give_up_shared(o, shared, false);
+	if (err != -EPERM && err != -EOPNOTSUPP)
+		return err;
+	give_up_shared(o, shared, true);
+	return -EMLINK;
 }
 
 int whiteout_make(struct ovl *o, char name[FMT_TEMP_NAME_MAX])

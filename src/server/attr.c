@@ -80,6 +80,23 @@ static unsigned int set_valid(uint32_t valid)
 	return set;
 }
 
+/*
+ * A writeback cache keeps times itself and stores them now and then, as after each unlink and
+ * rename, which moves ctime only. Nothing is to be done then, and above all no copy-up.
+ */
+static bool stores_nothing_new(struct server *s, const struct fuse_request *req, ovl_node node,
+			       struct statx *attr)
+{
+	const struct fuse_setattr_in *arg = req->arg;
+	const uint32_t ignored = FATTR_FH | FATTR_LOCKOWNER;
+
+	if (!server_holds_back(req) || (arg->valid & ~ignored) != (FATTR_MTIME | FATTR_CTIME))
+		return false;
+	return ovl_getattr(s->o, node, attr) == 0 &&
+	       attr->stx_mtime.tv_sec == (int64_t)arg->mtime &&
+	       attr->stx_mtime.tv_nsec == arg->mtimensec;
+}
+
 static int change_attr(struct server *s, const struct ovl_caller *caller, ovl_node node,
 		       struct ovl_setattr *set, struct statx *attr)
 {
@@ -106,8 +123,16 @@ void server_setattr(void *ctx, struct fuse_request *req)
 		.mtime = set_time(arg, FATTR_MTIME_NOW, arg->mtime, arg->mtimensec),
 	};
 	struct statx attr;
-	int err = server_store_owner(s, &set);
+	int err;
 
+	if (stores_nothing_new(s, req, node, &attr)) {
+		reply_attr(s, req, 0, &attr);
+		return;
+	}
+	err = server_store_owner(s, &set);
+	/* No OPEN came that could have given a right to keep. */
+	if (!arg->fh)
+		set.valid &= ~(unsigned int)OVL_SET_BY_FD;
 	/*
 	 * An empty one is what is left of chown(-1, -1), or of a write that drops set-id bits: what
 	 * HANDLE_KILLPRIV_V2 has the server know.

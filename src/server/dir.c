@@ -8,43 +8,25 @@
 #include "server/server_private.h"
 #include "util/base.h"
 
+/* The engine reads a directory without its being opened: there is nothing to remember. */
 void server_opendir(void *ctx, struct fuse_request *req)
 {
 	struct server *s = ctx;
 	struct fuse_open_out out = { 0 };
-	struct ovl_dir *dir;
-	bool may_cache;
-	int err = ovl_opendir(s->o, server_node(s, req->in->nodeid), &dir, &may_cache);
 
-	if (!err) {
-		err = server_dirs_add(&s->dirs, dir, &out.fh);
-		if (err)
-			ovl_closedir(s->o, dir);
-	}
-	if (err) {
-		server_reply_status(req, err);
+	if (s->silent_opendir && (req->conn->flags & FUSE_NO_OPENDIR_SUPPORT)) {
+		fuse_reply_error(req, -ENOSYS);
 		return;
 	}
 	/* The kernel drops its cached listing itself when it changes the directory. */
-	if (s->coherent && may_cache)
+	if (s->coherent)
 		out.open_flags = FOPEN_CACHE_DIR | FOPEN_KEEP_CACHE;
-	if (fuse_reply(req, &out, sizeof(out)) < 0) {
-		server_dirs_remove(&s->dirs, out.fh, &dir);
-		if (dir)
-			ovl_closedir(s->o, dir);
-	}
+	fuse_reply(req, &out, sizeof(out));
 }
 
 void server_releasedir(void *ctx, struct fuse_request *req)
 {
-	struct server *s = ctx;
-	const struct fuse_release_in *arg = req->arg;
-	struct ovl_dir *last;
-	int err = server_dirs_remove(&s->dirs, arg->fh, &last);
-
-	if (last)
-		ovl_closedir(s->o, last);
-	server_reply_status(req, err);
+	server_reply_status(req, 0);
 }
 
 struct listing {
@@ -108,20 +90,12 @@ void server_readdir(void *ctx, struct fuse_request *req)
 				.buffer = req->reply,
 				.size = min((size_t)arg->size, req->reply_size),
 				.plus = req->in->opcode == FUSE_READDIRPLUS };
-	struct ovl_dir *dir = server_dirs_get(&s->dirs, arg->fh);
-	int err;
+	int err = ovl_readdir(s->o, server_node(s, req->in->nodeid), (off_t)arg->offset, list.plus,
+			      fill, &list);
 
-	if (!dir) {
-		server_reply_status(req, -EBADF);
-		return;
-	}
-	err = ovl_readdir(s->o, dir, (off_t)arg->offset, list.plus, fill, &list);
 	/* What was read before an error is good; the error comes again with the next call. */
 	if (err < 0 && list.used == 0)
 		server_reply_status(req, err);
 	else if (fuse_reply(req, list.buffer, list.used) < 0)
 		forget_listing(s, &list);
-	dir = server_dirs_put(&s->dirs, arg->fh);
-	if (dir)
-		ovl_closedir(s->o, dir);
 }

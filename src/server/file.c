@@ -16,6 +16,9 @@
 /* Larger reads and writes are handed to a thread of their own. */
 #define INLINE_DATA (128U * 1024)
 
+/* How many threads may wait at a time until the kernel has written a file back. */
+#define MOST_FLUSHING 32
+
 /* What the engine hears of open(2)'s flags. */
 #define OPEN_FLAGS (O_ACCMODE | O_APPEND | O_TRUNC | O_DIRECT | O_SYNC | O_NOATIME)
 
@@ -25,6 +28,13 @@
 static uint64_t encode_handle(int flags)
 {
 	return HANDLE_TAG << 32 | (uint32_t)flags;
+}
+
+/* Without an OPEN there is no handle: 0. */
+static void tell_handle(struct ovl_caller *caller, uint64_t fh)
+{
+	caller->appends = fh & O_APPEND;
+	caller->unopened = !fh;
 }
 
 static bool valid_range(uint64_t offset, uint64_t length)
@@ -51,6 +61,10 @@ void server_open(void *ctx, struct fuse_request *req)
 	struct fuse_open_out out;
 	int err;
 
+	if (s->silent_open && (req->conn->flags & FUSE_NO_OPEN_SUPPORT)) {
+		fuse_reply_error(req, -ENOSYS);
+		return;
+	}
 	caller.kill_priv = arg->open_flags & FUSE_OPEN_KILL_SUIDGID;
 	err = ovl_open(s->o, &caller, server_node(s, req->in->nodeid), flags);
 	if (err) {
@@ -169,7 +183,7 @@ void server_write(void *ctx, struct fuse_request *req)
 	struct fuse_write_out out = { 0 };
 	ssize_t count;
 
-	caller.appends = arg->fh & O_APPEND;
+	tell_handle(&caller, arg->fh);
 	if (arg->size > req->payload_size || !valid_range(arg->offset, arg->size))
 		count = -EINVAL;
 	else
@@ -214,6 +228,25 @@ void server_fallocate(void *ctx, struct fuse_request *req)
 	server_reply_status(req, err);
 }
 
+/*
+ * Where data is that the kernel has not written back yet only it knows, and yet it asks us.
+ * Dropping its cache of the file has it written first; that takes other threads of ours, so not all
+ * of them may be here. -EINVAL: who asks has to read what there is.
+ */
+static int have_written_back(struct server *s, const struct fuse_request *req)
+{
+	int err = 0;
+
+	if (!server_holds_back(req))
+		return 0;
+	if (atomic_fetch_add(&s->flushing, 1) < MOST_FLUSHING)
+		fuse_notify_inval_attr(s->session, req->in->nodeid, true);
+	else
+		err = -EINVAL;
+	atomic_fetch_sub(&s->flushing, 1);
+	return err;
+}
+
 void server_lseek(void *ctx, struct fuse_request *req)
 {
 	struct server *s = ctx;
@@ -224,6 +257,8 @@ void server_lseek(void *ctx, struct fuse_request *req)
 	if (arg->offset > INT64_MAX)
 		offset = -ENXIO;
 	else if (arg->whence == SEEK_DATA || arg->whence == SEEK_HOLE)
+		offset = have_written_back(s, req);
+	if (offset == 0)
 		offset = ovl_lseek(s->o, server_node(s, req->in->nodeid), (off_t)arg->offset,
 				   (int)arg->whence);
 	if (offset < 0) {
@@ -245,7 +280,7 @@ void server_copy_file_range(void *ctx, struct fuse_request *req)
 	uint64_t most = INT64_MAX;
 	ssize_t count = -EINVAL;
 
-	caller.appends = arg->fh_out & O_APPEND;
+	tell_handle(&caller, arg->fh_out);
 	if (req->in->opcode == FUSE_COPY_FILE_RANGE)
 		most = UINT32_MAX & ~4095U;
 	if (arg->flags == 0 && arg->off_in <= INT64_MAX && arg->off_out <= INT64_MAX) {

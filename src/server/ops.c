@@ -110,6 +110,7 @@ const struct fuse_op server_ops[] = {
 	[FUSE_LSEEK] = { .name = "LSEEK",
 			 ARG(fuse_lseek_in),
 			 .others = true,
+			 .class = FUSE_BLOCKING,
 			 .handle = server_lseek },
 	[FUSE_COPY_FILE_RANGE] = { .name = "COPY_FILE_RANGE",
 				   ARG(fuse_copy_file_range_in),

@@ -22,9 +22,9 @@
  * cache). EXPORT_SUPPORT takes nodeids that mean the same after a remount: those of nfs_export.
  */
 #define WANTED                                                                                     \
-	(FUSE_ASYNC_READ | FUSE_ATOMIC_O_TRUNC | FUSE_BIG_WRITES | FUSE_DONT_MASK |                \
-	 FUSE_DO_READDIRPLUS | FUSE_READDIRPLUS_AUTO | FUSE_PARALLEL_DIROPS | FUSE_ABORT_ERROR |   \
-	 FUSE_MAX_PAGES | FUSE_CACHE_SYMLINKS | FUSE_HANDLE_KILLPRIV_V2 | FUSE_SETXATTR_EXT)
+	(FUSE_ASYNC_READ | FUSE_BIG_WRITES | FUSE_DONT_MASK | FUSE_DO_READDIRPLUS |                \
+	 FUSE_READDIRPLUS_AUTO | FUSE_PARALLEL_DIROPS | FUSE_ABORT_ERROR | FUSE_MAX_PAGES |        \
+	 FUSE_CACHE_SYMLINKS | FUSE_HANDLE_KILLPRIV_V2 | FUSE_SETXATTR_EXT)
 
 static void unmount(void *ctx)
 {
@@ -79,12 +79,31 @@ static int start_session(struct server *s, const struct server_config *config)
 	/* With it requests do not say any more who makes them, which allow_root has to know. */
 	if (!s->allow_root)
 		session.want.flags |= FUSE_ALLOW_IDMAP;
+	/* O_TRUNC has to come as a SETATTR where no OPEN comes. */
+	session.want.flags |= s->silent_open ? FUSE_NO_OPEN_SUPPORT : FUSE_ATOMIC_O_TRUNC;
+	if (s->silent_opendir)
+		session.want.flags |= FUSE_NO_OPENDIR_SUPPORT;
+	if (s->silent_open && !config->no_writeback && ovl_has_upper(s->o))
+		session.want.flags |= FUSE_WRITEBACK_CACHE;
 	session.want.flags |= s->exports ? FUSE_EXPORT_SUPPORT : FUSE_NO_EXPORT_SUPPORT;
 	/* Somebody else may change the layers: what the kernel has cached goes when mtime or size
 	 * change. */
 	if (!s->coherent)
 		session.want.flags |= FUSE_AUTO_INVAL_DATA;
 	return fuse_session_create(&session, &s->session);
+}
+
+/*
+ * Opens without a request are only for who may cache for ever, as the kernel would then do. With
+ * allow_root OPEN is where the caller is looked at.
+ */
+static void choose_cached(struct server *s, const struct server_config *config)
+{
+	bool cached = config->io == SERVER_IO_CACHED ||
+		      (config->io == SERVER_IO_AUTO && !ovl_may_trust());
+
+	s->silent_opendir = s->coherent && !s->allow_root;
+	s->silent_open = s->silent_opendir && cached;
 }
 
 /* What is mapped not at all costs nothing. */
@@ -105,6 +124,12 @@ static void choose_view(struct server *s, const struct server_config *config)
 	s->hides_acl = s->no_acl && ovl_has_acl(s->o);
 	s->alters = s->uids || s->gids || s->static_nlink || s->counts_links || s->ino32 ||
 		    s->hides_acl;
+}
+
+/* How data gets through in the end; before INIT is negotiated, whose flags follow from it. */
+static void choose_io(struct server *s)
+{
+	s->io = SERVER_IO_CACHED;
 }
 
 int server_mount(const struct server_config *config, struct ovl *o, struct server **out,
@@ -135,7 +160,8 @@ int server_mount(const struct server_config *config, struct ovl *o, struct serve
 	s->view = config->view;
 	server_set_timeout(s, config->timeout);
 	choose_view(s, config);
-	server_dirs_init(&s->dirs);
+	choose_io(s);
+	choose_cached(s, config);
 	fuse_session_block_signals(&signals);
 	err = ovl_get_features(o)->nfs_export ? server_exports_new(o, &s->exports) : 0;
 	if (err)
@@ -176,15 +202,10 @@ int server_run(struct server *s, void (*ready)(void *ctx), void *ctx)
 
 void server_free(struct server *s)
 {
-	struct ovl_dir *dir;
-
 	if (!s)
 		return;
 	if (s->hook)
 		atomic_store(&s->hook->server, NULL);
-	while ((dir = server_dirs_drain(&s->dirs)))
-		ovl_closedir(s->o, dir);
-	server_dirs_destroy(&s->dirs);
 	server_exports_free(s->exports);
 	fuse_session_free(s->session);
 	fuse_mount_free(&s->mount);

@@ -1,15 +1,15 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * Shared by the files of the server: ops.c (the table), namespace.c, attr.c, file.c, dir.c,
- * xattr.c, ioctl.c (handlers by topic), convert.c, ids.c, mapping.c, dirtable.c, exports.c and
- * server.c.
+ * xattr.c, ioctl.c (handlers by topic), convert.c, ids.c, mapping.c, exports.c and server.c.
  *
  * Threads: handlers run in any thread. Everything in struct server is constant while it serves but
- * dirs and exports, which have their own locks.
+ * exports, which have their own lock, and flushing.
  */
 #pragma once
 
 #include <errno.h>
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -19,7 +19,6 @@
 #include "fuse/request.h"
 #include "fuse/session.h"
 #include "overlay/ovl.h"
-#include "server/dirtable.h"
 #include "server/exports.h"
 #include "server/ids.h"
 #include "server/server.h"
@@ -30,17 +29,24 @@ struct server {
 	struct fuse_mount mount;
 	struct fuse_session *session;
 	struct server_hook *hook;
-	struct server_dirs dirs;
 	struct server_exports *exports; /* NULL: nodeids are the engine's */
 	/* How long the kernel may cache entries and attributes. */
 	uint64_t valid;
 	uint32_t valid_nsec;
 	/* Nobody else changes the layers: page cache and listings stay over open and opendir. */
 	bool coherent;
+	/*
+	 * cached: files are opened and closed without a request, so no handle exists and a change
+	 * begins with the first WRITE, SETATTR or FALLOCATE.
+	 */
+	bool silent_open;
+	bool silent_opendir;  /* the same of directories, whichever way files go */
+	atomic_uint flushing; /* threads in have_written_back() */
 	bool allow_other;
 	bool allow_root;
-	const char *view; /* words of -o, or NULL */
-	uid_t owner;      /* who mounted */
+	enum server_io io; /* what is in effect: never SERVER_IO_AUTO */
+	const char *view;  /* words of -o, or NULL */
+	uid_t owner;       /* who mounted */
 	/* How the mount shows the numbers of users and groups; NULL when it shows them as they
 	 * are. */
 	const struct id_map *uids;
@@ -89,6 +95,12 @@ static inline void server_forget_nodeid(struct server *s, uint64_t nodeid, uint6
 		ovl_forget(s->o, node, nlookup);
 }
 
+/* Whether the kernel holds back what is written, and so knows size and times better than we. */
+static inline bool server_holds_back(const struct fuse_request *req)
+{
+	return req->conn->flags & FUSE_WRITEBACK_CACHE;
+}
+
 /*
  * The caller of @req, for whatever does not create: with FUSE_ALLOW_IDMAP the header has no numbers
  * then, so nobody may rely on them. Valid as long as @req.
@@ -103,6 +115,7 @@ static inline struct ovl_caller server_caller(const struct server *s,
 		.uids = s->uids,
 		.gids = s->gids,
 		.interrupted = &req->interrupted,
+		.owns_mtime = server_holds_back(req),
 	};
 }
 

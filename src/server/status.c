@@ -106,6 +106,9 @@ static int make_text(const struct server *s, char **text, size_t *size)
 		return -ENOMEM;
 	err = ovl_describe(s->o, out);
 	put_view(s->view, out);
+	fprintf(out, "allow_other=%s\nallow_root=%s\nio=%s\n", s->allow_other ? "on" : "off",
+		s->allow_root ? "on" : "off",
+		s->io == SERVER_IO_PASSTHROUGH ? "passthrough" : "cached");
 	fprintf(out, "transport=%s\n", fuse_session_over_uring(s->session) ? "uring" : "dev");
 	fprintf(out, "allow_other=%s\nallow_root=%s\n", s->allow_other ? "on" : "off",
 		s->allow_root ? "on" : "off");

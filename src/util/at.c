@@ -3,6 +3,7 @@
 
 #include <fcntl.h>
 #include <limits.h>
+#include <linux/fs.h>
 #include <linux/openat2.h>
 #include <stdatomic.h>
 #include <stdbool.h>
@@ -23,6 +24,10 @@
 #define SYS_removexattrat 466
 #endif
 
+#ifndef SYS_file_getattr
+#define SYS_file_getattr 468
+#endif
+
 /* struct xattr_args of linux/xattr.h (6.13) */
 struct xattr_at_args {
 	uint64_t value __attribute__((aligned(8)));
@@ -30,13 +35,23 @@ struct xattr_at_args {
 	uint32_t flags;
 };
 
+/* struct file_attr of linux/fs.h (6.17) */
+struct file_attr_at {
+	uint64_t xflags;
+	uint32_t extsize;
+	uint32_t nextents;
+	uint32_t projid;
+	uint32_t cowextsize;
+};
+
 static atomic_bool no_xattrat;
+static atomic_bool no_file_getattr;
 static atomic_bool no_fchmodat2;
 static atomic_bool no_openat2;
 
 void at_force_old_kernel(void)
 {
-	no_xattrat = no_fchmodat2 = no_openat2 = true;
+	no_xattrat = no_fchmodat2 = no_openat2 = no_file_getattr = true;
 }
 
 /* A path that reaches the object through /proc, without following it when it is a symlink. */
@@ -150,6 +165,27 @@ int at_removexattr(int dirfd, const char *name, const char *xattr)
 	if (!proc_path(&p, dirfd, name))
 		return -ENAMETOOLONG;
 	return (int)result(*name ? lremovexattr(p.path, xattr) : removexattr(p.path, xattr));
+}
+
+int at_fileattr(int dirfd, const char *name, struct fsxattr *out)
+{
+	struct file_attr_at attr = { 0 };
+	long r;
+
+	if (no_file_getattr)
+		return -ENOSYS;
+	r = syscall(SYS_file_getattr, dirfd, name, &attr, sizeof(attr), AT_SYMLINK_NOFOLLOW);
+	if (r < 0) {
+		/* Old seccomp filters answer EPERM to a call that they do not know. */
+		no_file_getattr = call_missing(r);
+		return errno == EPERM ? -ENOSYS : -errno;
+	}
+	*out = (struct fsxattr){ .fsx_xflags = (uint32_t)attr.xflags,
+				 .fsx_extsize = attr.extsize,
+				 .fsx_nextents = attr.nextents,
+				 .fsx_projid = attr.projid,
+				 .fsx_cowextsize = attr.cowextsize };
+	return 0;
 }
 
 int at_chmod(int dirfd, const char *name, mode_t mode)

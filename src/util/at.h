@@ -15,6 +15,8 @@
 #include <sys/stat.h>
 #include <sys/types.h>
 
+struct fsxattr;
+
 #define AT_STATX_WANTED (STATX_BASIC_STATS | STATX_BTIME)
 
 int at_statx(int dirfd, const char *name, struct statx *st);
@@ -25,6 +27,12 @@ ssize_t at_listxattr(int dirfd, const char *name, char *list, size_t size);
 int at_setxattr(int dirfd, const char *name, const char *xattr, const void *value, size_t size,
 		int flags);
 int at_removexattr(int dirfd, const char *name, const char *xattr);
+
+/*
+ * What FS_IOC_FSGETXATTR says, without an open. Not of an object by "". -ENOSYS before Linux 6.17:
+ * open it then.
+ */
+int at_fileattr(int dirfd, const char *name, struct fsxattr *out);
 
 int at_chmod(int dirfd, const char *name, mode_t mode);
 int at_chown(int dirfd, const char *name, uid_t uid, gid_t gid);

@@ -92,7 +92,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 				    .reply_size = sizeof(reply_buffer),
 				    .send = count_reply };
 	struct server s = { .coherent = true, .valid = 1 };
-	struct ovl_dir *dir;
 
 	if (size == 0)
 		return 0;
@@ -103,7 +102,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	if (data[0] & WITHOUT_EXTENSIONS)
 		conn = (struct fuse_conn){ .minor = 31 };
 	choose_view(&s, data[0]);
-	server_dirs_init(&s.dirs);
 	try_init(data + 1, size - 1);
 	for (data++, size--; size >= 2;) {
 		size_t length = min((size_t)(data[0] | data[1] << 8), size - 2);
@@ -112,9 +110,5 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		data += 2 + length;
 		size -= 2 + length;
 	}
-	while ((dir = server_dirs_drain(&s.dirs)))
-		ovl_closedir(NULL, dir);
-	check(null_engine.dirs == 0);
-	server_dirs_destroy(&s.dirs);
 	return 0;
 }

@@ -469,16 +469,9 @@ static bool fill(void *ctx, const struct ovl_dirent *e)
 static void walk(struct driver *d, ovl_node node, unsigned int depth)
 {
 	struct filling f = { .d = d, .first = d->count };
-	struct ovl_dir *dir;
-	bool may_cache;
 	unsigned int end;
-	int err = ovl_opendir(d->o, node, &dir, &may_cache);
 
-	sane(err);
-	if (err < 0)
-		return;
-	sane(ovl_readdir(d->o, dir, 0, true, fill, &f));
-	ovl_closedir(d->o, dir);
+	sane(ovl_readdir(d->o, node, 0, true, fill, &f));
 	end = d->count;
 	for (unsigned int n = f.first; n < end && d->walked < MAX_WALKED; n++) {
 		struct statx st = { .stx_mode = (uint16_t)f.modes[n - f.first] };

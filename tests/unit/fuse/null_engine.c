@@ -12,10 +12,6 @@
 
 struct null_engine null_engine;
 
-struct ovl_dir {
-	ovl_node node;
-};
-
 void null_engine_reset(void)
 {
 	memset(&null_engine, 0, sizeof(null_engine));
@@ -292,29 +288,9 @@ int ovl_syncfs(struct ovl *o)
 	return called(NULL, 0);
 }
 
-int ovl_opendir(struct ovl *o, ovl_node node, struct ovl_dir **out, bool *may_cache)
+int ovl_readdir(struct ovl *o, ovl_node node, off_t off, bool plus, ovl_filldir fill, void *ctx)
 {
-	*may_cache = true;
 	int err = called(NULL, node);
-
-	if (err)
-		return err;
-	*out = calloc(1, sizeof(**out));
-	check(*out);
-	null_engine.dirs++;
-	return 0;
-}
-
-void ovl_closedir(struct ovl *o, struct ovl_dir *dir)
-{
-	null_engine.dirs--;
-	free(dir);
-}
-
-int ovl_readdir(struct ovl *o, struct ovl_dir *dir, off_t off, bool plus, ovl_filldir fill,
-		void *ctx)
-{
-	int err = called(NULL, dir->node);
 
 	for (off_t i = off < 0 ? 0 : off; i < (off_t)null_engine.entries; i++) {
 		struct ovl_entry entry = { .node = (ovl_node)(100 + i) };

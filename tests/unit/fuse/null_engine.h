@@ -22,7 +22,6 @@ struct null_engine {
 	/* References that are out: each must come back when a reply was not taken. */
 	int64_t lookups;
 	int64_t opens;
-	int64_t dirs;
 	unsigned int calls;
 	/* The arguments of the last call. */
 	ovl_node node;

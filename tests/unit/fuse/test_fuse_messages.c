@@ -61,7 +61,6 @@ static int setup(void **state)
 					.send = keep_reply,
 					.transport = s };
 	server_set_timeout(&s->server, -1);
-	server_dirs_init(&s->server.dirs);
 	null_engine_reset();
 	*state = s;
 	return 0;
@@ -69,13 +68,7 @@ static int setup(void **state)
 
 static int teardown(void **state)
 {
-	struct state *s = *state;
-	struct ovl_dir *dir;
-
-	while ((dir = server_dirs_drain(&s->server.dirs)))
-		ovl_closedir(NULL, dir);
-	server_dirs_destroy(&s->server.dirs);
-	free(s);
+	free(*state);
 	return 0;
 }
 
@@ -379,12 +372,8 @@ static void test_open_that_was_not_taken_is_released(void **state)
 	add(s, &create_arg, sizeof(create_arg));
 	add_string(s, "name");
 	run(s);
-	begin(s, FUSE_OPENDIR, 1);
-	add(s, &open_arg, sizeof(open_arg));
-	run(s);
 	assert_int_equal(null_engine.opens, 0);
 	assert_int_equal(null_engine.lookups, 0);
-	assert_int_equal(null_engine.dirs, 0);
 }
 
 static void test_release_gets_the_flags_of_open(void **state)
@@ -431,16 +420,6 @@ static void test_creating_what_exists_makes_the_kernel_look_again(void **state)
 	assert_int_equal(run(s), -EEXIST);
 }
 
-static uint64_t open_dir(struct state *s)
-{
-	struct fuse_open_in arg = { 0 };
-
-	begin(s, FUSE_OPENDIR, 1);
-	add(s, &arg, sizeof(arg));
-	assert_int_equal(run(s), 0);
-	return ((struct fuse_open_out *)s->data)->fh;
-}
-
 static int read_dir(struct state *s, uint32_t opcode, uint64_t fh, uint64_t offset, uint32_t size)
 {
 	struct fuse_read_in arg = { .fh = fh, .offset = offset, .size = size };
@@ -450,68 +429,45 @@ static int read_dir(struct state *s, uint32_t opcode, uint64_t fh, uint64_t offs
 	return run(s);
 }
 
-static void test_unknown_directory_handle_is_ebadf(void **state)
+static void test_directory_is_read_without_being_opened(void **state)
 {
 	struct state *s = *state;
-	uint64_t fh = open_dir(s);
-	struct fuse_release_in arg = { .fh = fh };
-	const uint64_t bogus[] = { 0, 1, fh + 1, fh + (1ULL << 32), UINT64_MAX, fh & 0xffffffff };
+	const uint64_t handles[] = { 0, 1, UINT64_MAX };
 
-	for (size_t i = 0; i < ARRAY_SIZE(bogus); i++)
-		assert_int_equal(read_dir(s, FUSE_READDIR, bogus[i], 0, 4096), -EBADF);
-	begin(s, FUSE_RELEASEDIR, 1);
+	null_engine.entries = 2;
+	for (size_t i = 0; i < ARRAY_SIZE(handles); i++) {
+		assert_int_equal(read_dir(s, FUSE_READDIR, handles[i], 0, 4096), 0);
+		assert_true(s->data_size > 0);
+		assert_int_equal(null_engine.node, 1);
+	}
+}
+
+static void test_listing_is_cached_unless_layers_may_change(void **state)
+{
+	struct state *s = *state;
+	const struct fuse_open_in arg = { 0 };
+	const struct fuse_open_out *out = (void *)s->data;
+
+	begin(s, FUSE_OPENDIR, 1);
 	add(s, &arg, sizeof(arg));
 	assert_int_equal(run(s), 0);
-	assert_int_equal(null_engine.dirs, 0);
-	assert_int_equal(read_dir(s, FUSE_READDIR, fh, 0, 4096), -EBADF);
-	begin(s, FUSE_RELEASEDIR, 1);
+	assert_int_equal(out->open_flags, FOPEN_CACHE_DIR | FOPEN_KEEP_CACHE);
+	server_set_timeout(&s->server, 0);
+	begin(s, FUSE_OPENDIR, 1);
 	add(s, &arg, sizeof(arg));
-	assert_int_equal(run(s), -EBADF);
-}
-
-static void test_directory_handles_are_many_and_distinct(void **state)
-{
-	struct state *s = *state;
-	uint64_t fhs[300];
-	struct ovl_dir *last;
-
-	for (size_t i = 0; i < ARRAY_SIZE(fhs); i++) {
-		fhs[i] = open_dir(s);
-		for (size_t j = 0; j < i; j++)
-			assert_int_not_equal(fhs[i], fhs[j]);
-	}
-	for (size_t i = 0; i < ARRAY_SIZE(fhs); i++) {
-		assert_int_equal(server_dirs_remove(&s->server.dirs, fhs[i], &last), 0);
-		assert_non_null(last);
-		ovl_closedir(NULL, last);
-	}
-	assert_int_equal(null_engine.dirs, 0);
-}
-
-static void test_directory_in_use_outlives_its_release(void **state)
-{
-	struct state *s = *state;
-	uint64_t fh = open_dir(s);
-	struct ovl_dir *dir = server_dirs_get(&s->server.dirs, fh), *last;
-
-	assert_non_null(dir);
-	assert_int_equal(server_dirs_remove(&s->server.dirs, fh, &last), 0);
-	assert_null(last);
-	assert_null(server_dirs_get(&s->server.dirs, fh));
-	assert_ptr_equal(server_dirs_put(&s->server.dirs, fh), dir);
-	ovl_closedir(NULL, dir);
+	assert_int_equal(run(s), 0);
+	assert_int_equal(out->open_flags, 0);
 }
 
 static void test_readdirplus_counts_only_what_fits(void **state)
 {
 	struct state *s = *state;
-	uint64_t fh = open_dir(s);
 	size_t dot = FUSE_DIRENT_ALIGN(FUSE_NAME_OFFSET_DIRENTPLUS + 1);
 	size_t other = FUSE_DIRENT_ALIGN(FUSE_NAME_OFFSET_DIRENTPLUS + 9);
 	const struct fuse_direntplus *plus = (void *)s->data;
 
 	null_engine.entries = 10;
-	assert_int_equal(read_dir(s, FUSE_READDIRPLUS, fh, 0, (uint32_t)(dot + 2 * other + 7)), 0);
+	assert_int_equal(read_dir(s, FUSE_READDIRPLUS, 0, 0, (uint32_t)(dot + 2 * other + 7)), 0);
 	assert_int_equal(s->data_size, dot + 2 * other);
 	assert_int_equal(null_engine.lookups, 2);
 	assert_int_equal(plus->entry_out.nodeid, 0);
@@ -520,25 +476,24 @@ static void test_readdirplus_counts_only_what_fits(void **state)
 	assert_int_equal(plus->dirent.off, 2);
 	assert_memory_equal(plus->dirent.name, "some-name", 9);
 
-	assert_int_equal(read_dir(s, FUSE_READDIRPLUS, fh, 3, 20), 0);
+	assert_int_equal(read_dir(s, FUSE_READDIRPLUS, 0, 3, 20), 0);
 	assert_int_equal(s->data_size, 0);
 	assert_int_equal(null_engine.lookups, 2);
 
 	s->send_result = -ENOENT;
-	read_dir(s, FUSE_READDIRPLUS, fh, 0, 4096);
+	read_dir(s, FUSE_READDIRPLUS, 0, 0, 4096);
 	assert_int_equal(null_engine.lookups, 2);
 }
 
 static void test_readdir_gives_what_was_read_before_an_error(void **state)
 {
 	struct state *s = *state;
-	uint64_t fh = open_dir(s);
 
 	null_engine.entries = 2;
 	null_engine.result = -EIO;
-	assert_int_equal(read_dir(s, FUSE_READDIR, fh, 0, 4096), 0);
+	assert_int_equal(read_dir(s, FUSE_READDIR, 0, 0, 4096), 0);
 	assert_true(s->data_size > 0);
-	assert_int_equal(read_dir(s, FUSE_READDIR, fh, 2, 4096), -EIO);
+	assert_int_equal(read_dir(s, FUSE_READDIR, 0, 2, 4096), -EIO);
 }
 
 static void test_enosys_of_a_layer_does_not_switch_off_the_operation(void **state)
@@ -768,9 +723,8 @@ int main(void)
 		TEST(test_open_that_was_not_taken_is_released),
 		TEST(test_release_gets_the_flags_of_open),
 		TEST(test_creating_what_exists_makes_the_kernel_look_again),
-		TEST(test_unknown_directory_handle_is_ebadf),
-		TEST(test_directory_handles_are_many_and_distinct),
-		TEST(test_directory_in_use_outlives_its_release),
+		TEST(test_directory_is_read_without_being_opened),
+		TEST(test_listing_is_cached_unless_layers_may_change),
 		TEST(test_readdirplus_counts_only_what_fits),
 		TEST(test_readdir_gives_what_was_read_before_an_error),
 		TEST(test_enosys_of_a_layer_does_not_switch_off_the_operation),
