@@ -110,8 +110,6 @@ static int make_text(const struct server *s, char **text, size_t *size)
 		s->allow_root ? "on" : "off",
 		s->io == SERVER_IO_PASSTHROUGH ? "passthrough" : "cached");
 	fprintf(out, "transport=%s\n", fuse_session_over_uring(s->session) ? "uring" : "dev");
-	fprintf(out, "allow_other=%s\nallow_root=%s\n", s->allow_other ? "on" : "off",
-		s->allow_root ? "on" : "off");
 	if (fclose(out) != 0 && !err)
 		err = -ENOMEM;
 	return err;

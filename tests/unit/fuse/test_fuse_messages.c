@@ -642,6 +642,7 @@ static void test_setattr_hands_over_every_bit(void **state)
 		.valid = FATTR_MODE | FATTR_UID | FATTR_GID | FATTR_SIZE | FATTR_ATIME |
 			 FATTR_MTIME | FATTR_MTIME_NOW | FATTR_KILL_SUIDGID | FATTR_FH |
 			 FATTR_LOCKOWNER | FATTR_CTIME,
+		.fh = 1,
 		.mode = S_IFREG | 06755,
 		.uid = 7,
 		.gid = 8,
