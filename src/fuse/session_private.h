@@ -176,9 +176,9 @@ void fuse_uring_free(struct fuse_session *s);
 
 /*
  * Has the kernel send a request of no meaning at once, to the queue of the calling CPU. @file is
- * the nodeid of a regular file; nothing happens when the kernel has forgotten it.
+ * the nodeid of a regular file. False when the kernel has forgotten it.
  */
-void fuse_notify_poke(struct fuse_session *s, uint64_t file);
+bool fuse_notify_poke(struct fuse_session *s, uint64_t file);
 
 /* watchdog.c */
 

@@ -301,12 +301,15 @@ static void free_payload(struct uring_thread *t)
 	t->large = false;
 }
 
-static void poke(struct uring_queue *q)
+/* Any regular file will do, of whatever queue. */
+static void poke(struct fuse_uring *u)
 {
-	uint64_t file = atomic_load_explicit(&q->file, memory_order_relaxed);
+	for (unsigned int i = 0; i < u->queue_count; i++) {
+		uint64_t file = atomic_load_explicit(&u->queues[i].file, memory_order_relaxed);
 
-	if (file)
-		fuse_notify_poke(q->uring->session, file);
+		if (file && fuse_notify_poke(u->session, file))
+			return;
+	}
 }
 
 /* Until the session or the connection ends. Its first command gives the kernel a new entry. */
@@ -324,7 +327,7 @@ static void serve(struct uring_thread *t)
 	 * next caller on this CPU, or this one of ours.
 	 */
 	if (t->late && fuse_ring_flush(&t->ring) == 0)
-		poke(t->queue);
+		poke(t->queue->uring);
 	while (!atomic_load_explicit(&s->stopping, memory_order_relaxed)) {
 		int err = fuse_ring_wait(&t->ring, t->large ? KEPT_MS : 0, &result);
 
