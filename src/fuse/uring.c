@@ -312,6 +312,16 @@ static void poke(struct fuse_uring *u)
 	}
 }
 
+/*
+ * A poke was answered. If that brought a request which had waited, there may be more of them, and
+ * other entries free.
+ */
+static void poke_on(struct uring_thread *t)
+{
+	if (fuse_ring_flush(&t->ring) == 0 && fuse_ring_is_done(&t->ring))
+		poke(t->queue->uring);
+}
+
 /* Until the session or the connection ends. Its first command gives the kernel a new entry. */
 static void serve(struct uring_thread *t)
 {
@@ -336,6 +346,8 @@ static void serve(struct uring_thread *t)
 			served = true;
 			run(t);
 			give(t, FUSE_IO_URING_CMD_COMMIT_AND_FETCH, t->commit_id);
+			if (unlikely(t->in.opcode == FUSE_NOTIFY_REPLY))
+				poke_on(t);
 		} else if (err == -ETIME) {
 			free_payload(t);
 		} else if (err != -EINTR) {
