@@ -12,7 +12,7 @@ from .rounds import run_job
 from .trees import Trees
 
 TRIALS = (0.01, 0.04)
-PART_OF_ROUND = 0.15  # what the workload of the trial takes of a whole round
+PART_OF_ROUND = 0.2  # what the workload of the trial takes of a whole round
 SAFETY = 1.25
 LEAST = 0.01
 

@@ -7,7 +7,9 @@ import platform
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
+import traceback
 from pathlib import Path
 
 import plyfs_testlib as lib
@@ -25,59 +27,67 @@ class Stop(Exception):
     """The run cannot go on; the text says why."""
 
 
-def supervise(run):
+def supervise(run, parent="/var/tmp"):
     """run(scratch) in a child in a mount namespace of its own; its exit status.
 
     This process only cleans up: whatever becomes of the child, daemons that it left are ended, its
-    mounts go with the namespace, and the scratch directory is removed.
+    mounts go with the namespace, and the scratch directory is removed. If this process dies first
+    the child stops and does that itself.
     """
-    scratch = tempfile.mkdtemp(prefix="plyfs-bench.", dir="/var/tmp")
+    scratch = tempfile.mkdtemp(prefix="plyfs-bench.", dir=parent)
     os.chmod(scratch, 0o711)
+    supervisor = os.getpid()
     lib.check(lib.libc.prctl(lib.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0))
     pid = os.fork()
     if pid == 0:
-        status = 1
-        try:
-            status = in_namespace(run, scratch)
-        except KeyboardInterrupt:
-            status = 130
-        except Stop as e:
-            print(f"bench: {e}")
-        except BaseException:
-            import traceback
-
-            traceback.print_exc()
-        with contextlib.suppress(OSError):
-            os.sys.stdout.flush()
+        status = in_namespace(run, scratch)
+        sys.stdout.flush()
+        if os.getppid() != supervisor:
+            clean_up(scratch)
         os._exit(status)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal tells the child too
     for sig in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(sig, lambda *_: os.kill(pid, signal.SIGINT))
     status = lib.wait_for_child(pid)
-    end_orphans()
-    restore_uring(scratch)
-    lib.remove_tree(scratch)
+    clean_up(scratch)
     return status
 
 
 def in_namespace(run, scratch):
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    lib.check(lib.libc.prctl(lib.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0))
-    lib.unshare(lib.CLONE_NEWNS)
-    lib.sys_mount("none", "/", "", lib.MS_REC | lib.MS_PRIVATE)
-    with contextlib.suppress(OSError):
-        lib.sys_mount("fusectl", "/sys/fs/fuse/connections", "fusectl")
-    return run(scratch)
+    try:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        lib.check(lib.libc.prctl(lib.PR_SET_PDEATHSIG, signal.SIGINT, 0, 0, 0))
+        lib.check(lib.libc.prctl(lib.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0))
+        lib.unshare(lib.CLONE_NEWNS)
+        lib.sys_mount("none", "/", "", lib.MS_REC | lib.MS_PRIVATE)
+        with contextlib.suppress(OSError):
+            lib.sys_mount("fusectl", "/sys/fs/fuse/connections", "fusectl")
+        return run(scratch)
+    except KeyboardInterrupt:
+        return 130
+    except Stop as e:
+        print(f"bench: {e}")
+    except BaseException:
+        traceback.print_exc()
+    return 1
 
 
-def end_orphans():
-    """Daemons that outlived the run became our children."""
-    for pid in lib.children():
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-    with contextlib.suppress(ChildProcessError):
-        while True:
+def clean_up(scratch):
+    end_children()
+    restore_uring(scratch)
+    lib.remove_tree(scratch)
+
+
+def end_children():
+    """Daemons that outlived the run became our children, and theirs will."""
+    while True:
+        for pid in lib.children():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        try:
             os.wait()
+        except ChildProcessError:
+            return
 
 
 # --- where the data lie ----------------------------------------------------------------------------

@@ -53,8 +53,11 @@ def parse(arguments):
         help="1: the numbers of files as documented (default: as many as the time allows)")
     add("--budget", type=float, default=env("BUDGET"), help="seconds after which no round begins")
     add("--timeout", type=float, default=env("TIMEOUT"), help="seconds that one step may take")
+    add("--by", default=env("BY") or "median", choices=["median", "least"],
+        help="what is shown of the samples: least on a busy machine")
     add("--seed", type=int, default=env("SEED"), help="of the order of systems")
     add("--fs", default=env("FS") or "ext4", help="where layers lie: ext4, xfs (in an image), tmpfs")
+    add("--scratch", default=env("SCRATCH") or "/var/tmp", help="where the directory of the run is made")
     add("--rootless", default=env("ROOTLESS"), help="1: only the profile of users, 0: without it")
     add("--out", default=env("OUT") or ROOT / "build" / "bench", help="directory of the results")
     add("--plyfs", default=env("PLYFS") or ROOT / "build" / "plyfs", help="the program to measure")
@@ -253,7 +256,7 @@ def write(args, document):
     (out / "results.json").write_text(json.dumps(document, indent=1) + "\n")
     (out / "results.md").write_text(report.for_page(document))
     (out / "chart.svg").write_text(chart.draw(document))
-    say(report.for_terminal(document["metrics"], document["scale"]))
+    say(report.for_terminal(document["metrics"], document["scale"], args.by))
     say(
         f"\n{document['rounds']} rounds in {document['seconds']:.0f} s, seed {args.seed}, scale {args.scale:g}"
         f"{' of the documented numbers of files' if args.scale != 1 else ''}"
@@ -277,4 +280,4 @@ def main(arguments):
     if os.geteuid() != 0:
         say("bench: it mounts and drops caches: run it as root")
         return 1
-    return machine.supervise(lambda scratch: run(args, scratch))
+    return machine.supervise(lambda scratch: run(args, scratch), args.scratch)

@@ -28,6 +28,7 @@ def cells(results, jobs):
                     results.failures.get(name, {}).get(system.name, []),
                 )
             add_ratios(row["systems"])
+            add_incumbent(row, [s.name for s in job.systems if s.is_incumbent])
             out[name] = row
     return out
 
@@ -53,6 +54,14 @@ def add_ratios(systems):
         if usable(found):
             found["ratio"] = found["median"] / reference["median"]
             found["ratio_of_least"] = found["least"] / reference["least"]
+
+
+def add_incumbent(row, incumbents):
+    """What plyfs takes of the time of the fastest fuse-overlayfs that is there."""
+    systems = row["systems"]
+    times = [systems[s]["median"] for s in incumbents if usable(systems[s])]
+    if times and usable(systems.get("plyfs")):
+        row["to_incumbent"] = systems["plyfs"]["median"] / min(times)
 
 
 def geometric_mean(values):
@@ -82,16 +91,18 @@ def amount(value, unit):
     return f"{value:.3g} {unit}"
 
 
-def text_of(c, unit, absolute):
+def text_of(c, unit, absolute, by="median"):
+    """by: "median", or "least", which a busy machine disturbs less."""
     if c["failures"]:
         return "FAILED"
     if "median" not in c:
         return "-"
     noise = "~" if c["spread"] > NOISY else ""
-    if absolute or "ratio" not in c:
-        shown = amount(c["median"], unit)
+    ratio = "ratio" if by == "median" else "ratio_of_least"
+    if absolute or ratio not in c:
+        shown = amount(c[by], unit)
     else:
-        shown = f"{c['ratio']:.2f}x"
+        shown = f"{c[ratio]:.2f}x"
     return f"{noise}{shown} ±{c['spread'] * 100:.0f}%"
 
 
@@ -102,11 +113,17 @@ def grouped(table):
     return groups
 
 
-def rows_of(group, systems):
-    """A list of lists of texts: the name of the metric, then a cell a system."""
+def rows_of(group, systems, by="median"):
+    """Lists of texts: the name of the metric, then a cell a system."""
     for name, row in group.items():
-        texts = [text_of(row["systems"][s], row["unit"], s == "overlay") for s in systems]
-        yield [name.rpartition("/")[2], *texts]
+        texts = [text_of(row["systems"][s], row["unit"], s == "overlay", by) for s in systems]
+        if all(text == "-" for text in texts):
+            continue  # not for these systems
+        to_incumbent = f"{row['to_incumbent']:.2f}x" if "to_incumbent" in row else "-"
+        yield [name.rpartition("/")[2], *texts, to_incumbent]
+
+
+INCUMBENT = "plyfs/incumbent"
 
 
 def failures_of(group):
@@ -129,12 +146,12 @@ def title_of(group, scale):
     return title if scale == 1 else f"{title} (numbers x {scale:g})"
 
 
-def for_terminal(table, scale):
+def for_terminal(table, scale, by="median"):
     """Each group as columns: the time of overlay, and what the others take of it."""
     out = []
     for name, group in grouped(table).items():
         systems = systems_of(group)
-        rows = [["", *systems], *rows_of(group, systems)]
+        rows = [["", *systems, INCUMBENT], *rows_of(group, systems, by)]
         widths = [max(len(r[i]) for r in rows) for i in range(len(rows[0]))]
         out.append(f"\n{name}: {title_of(group, scale)}")
         for row in rows:
@@ -143,24 +160,31 @@ def for_terminal(table, scale):
             out.append("  " + "  ".join(cells_shown).rstrip())
         for metric, system, text, times in failures_of(group):
             out.append(f"  FAILED {metric} on {system} ({times}x): {text}")
-    out += ["", "geometric mean of the ratios to overlay (of how many):"]
+    out += ["", f"cells: by the {by} of the samples", "geometric mean of the ratios to overlay (of how many):"]
     out += [f"  {s}: {mean:.2f}x ({n})" for s, (mean, n) in means(table).items()]
-    scaling = clients_scaling(table)
-    if scaling:
-        out.append("throughput of 4 client processes against 1:")
-        out += [f"  {s}: {x:.2f}x" for s, x in scaling.items()]
+    for title, part, whole in DERIVED:
+        found = derived(table, part, whole)
+        if found:
+            out.append(title)
+            out += [f"  {s}: {x:.2f}x" for s, x in found.items()]
     return "\n".join(out)
 
 
-def clients_scaling(table):
-    """{system: what 4 processes get done in the time in which 1 gets 1 done}"""
-    one, four = table.get("clients/life-1p"), table.get("clients/life-4p")
-    if not one or not four:
+# what is told of each system by itself: one of its medians divided by another
+DERIVED = [
+    ("throughput of 4 client processes against 1:", "clients/life-1p", "clients/life-4p"),
+    ("chmod -R of lower files, metacopy=on against off:", "metacopy/chmod-R", "copyup/chmod-R"),
+]
+
+
+def derived(table, part, whole):
+    if part not in table or whole not in table:
         return {}
+    part, whole = table[part]["systems"], table[whole]["systems"]
     return {
-        s: one["systems"][s]["median"] / four["systems"][s]["median"]
-        for s in one["systems"]
-        if usable(one["systems"][s]) and usable(four["systems"][s])
+        s: part[s]["median"] / whole[s]["median"]
+        for s in part
+        if usable(part[s]) and usable(whole.get(s))
     }
 
 
@@ -171,14 +195,14 @@ def for_page(document):
         f"{machine['distribution']}, kernel {machine['kernel']}, {machine['cpus']} CPUs, "
         f"{document['filesystem']}; {document['rounds']} rounds, seed {document['seed']}, "
         f"scale {document['scale']:g}. overlay: the median; the others: their median as a multiple of "
-        "it; ±: half the range; ~: more than 20 %.",
+        "it; ±: half the range; ~: more than 20 %; plyfs/incumbent: of the fastest fuse-overlayfs.",
         "",
     ]
     for name, group in grouped(table).items():
         systems = systems_of(group)
         out.append(f"**{name}**: {title_of(group, document['scale'])}\n")
-        out.append(f"| | {' | '.join(systems)} |")
-        out.append("|---" * (len(systems) + 1) + "|")
+        out.append(f"| | {' | '.join(systems)} | {INCUMBENT} |")
+        out.append("|---" * (len(systems) + 2) + "|")
         out += [f"| {' | '.join(row)} |" for row in rows_of(group, systems)]
         out.append("")
         for metric, system, text, times in failures_of(group):

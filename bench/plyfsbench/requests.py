@@ -177,6 +177,7 @@ def parse(arguments):
     add("--scale", type=float, default=float(env("SCALE") or 0.02), help="part of the numbers of files")
     add("--no-strace", action="store_true", help="requests alone")
     add("--fs", default=env("FS") or "ext4", help="where layers lie: ext4, xfs, tmpfs")
+    add("--scratch", default=env("SCRATCH") or "/var/tmp", help="where the directory of the run is made")
     add("--out", default=env("OUT") or ROOT / "build" / "bench", help="where requests.md goes")
     add("--plyfs", default=env("PLYFS") or ROOT / "build" / "plyfs")
     args = p.parse_args(arguments)
@@ -228,4 +229,4 @@ def main(arguments):
     if os.geteuid() != 0:
         say("bench: it mounts and traces: run it as root")
         return 1
-    return machine.supervise(lambda scratch: run(args, scratch))
+    return machine.supervise(lambda scratch: run(args, scratch), args.scratch)

@@ -85,8 +85,8 @@ def run_rounds(jobs, random, rounds, budget, results, say):
         if not todo:
             break
         say(f"round {number + 1}, {time.monotonic() - start:.0f} s:")
+        results.rounds = number + 1
         for job in todo:
             if fits(job, number, deadline):
                 run_job(job, number, random, results, say)
-        results.rounds = number + 1
     results.seconds = time.monotonic() - start

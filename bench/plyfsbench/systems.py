@@ -123,6 +123,7 @@ class System:
     is_fuse = True
     is_plyfs = False
     metacopy = None  # the options that ask for it
+    is_incumbent = False  # fuse-overlayfs, in one version or another
     first_round_only = False  # for orientation: one sample is enough
 
     def __init__(self, name, program=None, options=""):
@@ -164,7 +165,8 @@ class System:
             mounted.abort()
             mounted.umount()
             raise MountFailed(problem or "nothing is mounted")
-        mounted.device = table[3] if self.is_fuse else None
+        # only then is the device's number that of a connection
+        mounted.device = table[3] if table[1].startswith("fuse") else None
         return mounted
 
     @staticmethod
@@ -226,6 +228,8 @@ class Plyfs(System):
 
 class FuseOverlayfs(System):
     """fuse-overlayfs, and whatever is called in its way."""
+
+    is_incumbent = True
 
     def command(self, stack, options):
         data = lib.layer_options(stack.lowers, stack.upper, stack.work, options)

@@ -24,7 +24,7 @@ from . import workload
         "read-cold": "sequential read, 128 KiB a call, caches dropped",
     },
     rootless=True,
-    weight=6,
+    weight=4,
 )
 def data(s):
     size = s.trees.count(256, 8) * lib.MIB

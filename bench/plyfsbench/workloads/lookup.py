@@ -74,12 +74,12 @@ def over(s, tree, key):
         stats(s, tree, key)
 
 
-@workload("tree10", "50,000 files in 10 layers, half of the directories merged", TREE, weight=15)
+@workload("tree10", "50,000 files in 10 layers, half of the directories merged", TREE, weight=20)
 def tree10(s):
     over(s, s.trees.ten, "ten")
 
 
-@workload("tree100", "50,000 files in 100 layers, half of the directories merged", TREE, weight=25)
+@workload("tree100", "50,000 files in 100 layers, half of the directories merged", TREE, weight=30)
 def tree100(s):
     over(s, s.trees.hundred, "hundred")
 
@@ -93,7 +93,7 @@ def tree100(s):
         "ls-l-cold": "ls -l, caches dropped",
         "ls-l-warm": "ls -l again",
     },
-    weight=12,
+    weight=8,
 )
 def bigdir(s):
     tree = s.trees.big

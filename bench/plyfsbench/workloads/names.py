@@ -79,5 +79,6 @@ def lines_of_unpacked(tree):
 def rm_lower(s):
     tree = s.trees.plain
     with s.union(tree, changes=True):
+        s.call(["-C", s.root, "stat", s.trees.list("plain-last", tree.files[-1:])])
         s.run("rm-rf-lower", ["rm", "-rf", *unpacked(tree)], len(tree.files))
         s.verify("rm-rf-lower", entries=0, size=0)

@@ -19,7 +19,7 @@ THREADS = (1, 2, 4)
         "read-warm-4t": "again, 4 threads",
         "open-warm": "open and close alone, again",
     },
-    weight=12,
+    weight=8,
 )
 def small(s):
     tree = s.trees.ten
