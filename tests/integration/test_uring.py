@@ -304,6 +304,7 @@ def test_stuck_requests_delay_no_others(stuck, count):
         assert ended(pid) == 0
 
 
+@pytest.mark.root("with io=cached it is not the open that copies up")
 def test_interrupt_ends_a_copy_up(stuck):
     """While the layer does not answer: what comes of it then is not finished."""
     union, below = stuck
