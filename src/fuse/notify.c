@@ -14,18 +14,22 @@ static int notify(struct fuse_session *s, int code, const void *data, size_t siz
 	return writev(s->config.fd, iov, 2) < 0 ? -errno : 0;
 }
 
-/* Not one that the kernel gives out: it counts from 2 in steps of 2. */
-#define POKE_UNIQUE (1ULL << 62)
+/*
+ * Uniques that the kernel does not give out: it counts from 2 in steps of 2. A reply is matched by
+ * them, so no two requests under way may have the same.
+ */
+static _Atomic uint64_t poke_unique = 1ULL << 62;
 
-void fuse_notify_poke(struct fuse_session *s)
+bool fuse_notify_poke(struct fuse_session *s, uint64_t file)
 {
-	/* The answer to it is a request: NOTIFY_REPLY, here with nothing of the root's contents. */
-	struct fuse_notify_retrieve_out out = { .notify_unique = POKE_UNIQUE,
-						.nodeid = FUSE_ROOT_ID };
+	/* The answer to it is a request: NOTIFY_REPLY, here with nothing of the file's contents. */
+	struct fuse_notify_retrieve_out out = { .notify_unique = atomic_fetch_add(&poke_unique, 2),
+						.nodeid = file };
 	int err = notify(s, FUSE_NOTIFY_RETRIEVE, &out, sizeof(out));
 
-	if (err < 0 && err != -ENODEV)
+	if (err < 0 && err != -ENOENT && err != -ENODEV)
 		log_debug("cannot have a request sent: %s", strerror(-err));
+	return err >= 0;
 }
 
 void fuse_notify_inval_attr(struct fuse_session *s, uint64_t nodeid, bool contents)

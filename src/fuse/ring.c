@@ -100,6 +100,11 @@ static bool is_done(const struct fuse_ring *ring, uint32_t head)
 	return __atomic_load_n(ring->cq_tail, __ATOMIC_ACQUIRE) != head;
 }
 
+bool fuse_ring_is_done(const struct fuse_ring *ring)
+{
+	return is_done(ring, *ring->cq_head);
+}
+
 int fuse_ring_wait(struct fuse_ring *ring, unsigned int ms, int32_t *result)
 {
 	uint32_t head = *ring->cq_head;

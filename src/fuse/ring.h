@@ -10,6 +10,7 @@
 #pragma once
 
 #include <linux/io_uring.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -36,6 +37,9 @@ void fuse_ring_submit(struct fuse_ring *ring);
 
 /* Hands it over at once, without waiting. */
 int fuse_ring_flush(struct fuse_ring *ring);
+
+/* Whether fuse_ring_wait() would return at once. */
+bool fuse_ring_is_done(const struct fuse_ring *ring);
 
 /*
  * Waits until the command is done and stores its result: as long as it takes, or @ms milliseconds

@@ -174,8 +174,11 @@ void fuse_uring_free(struct fuse_session *s);
 
 /* notify.c */
 
-/* Has the kernel send a request of no meaning at once, to the queue of the calling CPU. */
-void fuse_notify_poke(struct fuse_session *s);
+/*
+ * Has the kernel send a request of no meaning at once, to the queue of the calling CPU. @file is
+ * the nodeid of a regular file. False when the kernel has forgotten it.
+ */
+bool fuse_notify_poke(struct fuse_session *s, uint64_t file);
 
 /* watchdog.c */
 

@@ -10,8 +10,9 @@
  * slow or not. One system call a request gives the reply and takes the next one.
  *
  * The entry that was given last is taken first, so one client keeps one thread busy, and the others
- * are spares. The first request that takes the last spare of a queue has another made; beyond a few
- * of them, only a queue whose threads are all stuck gets more, from the watchdog.
+ * are spares. A request that leaves few spares has another made; beyond some of them, only a queue
+ * whose threads are all stuck gets more, from the watchdog. What waits in the kernel for an entry
+ * is handed out when a reply is given, never with a new entry: a poke of ours makes for that.
  *
  * Locks: uring->lock guards the list of threads and the state; taken with no other lock held. A
  * request takes none.
@@ -22,6 +23,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -30,9 +32,15 @@
 #include "util/base.h"
 #include "util/log.h"
 
-/* Threads of a queue before any is stuck, and before any that is known to wait is. */
-#define SPARED_THREADS   2
-#define BLOCKING_THREADS 4
+/*
+ * Spare threads that a queue in use keeps, and how many threads that may make of it: more only when
+ * requests are known to wait, and more than that only when all are stuck.
+ */
+#define SPARES           2
+#define SPARED_THREADS   4
+#define BLOCKING_THREADS 12
+/* How many more at once when all are stuck. */
+#define STUCK_THREADS 4
 
 /* Commands in a row that failed before the session gives up. */
 #define MAX_FAILURES 100
@@ -60,8 +68,9 @@ struct uring_queue {
 	atomic_uint served;           /* changes when a reply went out while none waited */
 	atomic_uint threads;          /* written under the lock */
 	struct fuse_uring *uring;
-	unsigned int number; /* the CPU's */
-	unsigned int seen;   /* the watchdog's: served, when it looked last */
+	_Atomic uint64_t file; /* the nodeid of some regular file, or 0 */
+	unsigned int number;   /* the CPU's */
+	unsigned int seen;     /* the watchdog's: served, when it looked last */
 };
 
 struct uring_thread {
@@ -184,29 +193,37 @@ static bool blocks(const struct fuse_request *req)
 	return req->op->class == FUSE_BLOCKING || (req->op->blocks && req->op->blocks(req));
 }
 
-/* Nobody waits for the queue's next request. */
+/* The queue has few spares, or none. */
 static void find_spare(struct uring_queue *q, bool blocking)
 {
-	struct fuse_session *s = q->uring->session;
 	unsigned int most = blocking ? BLOCKING_THREADS : SPARED_THREADS;
 
-	if (unlikely(atomic_load_explicit(&q->threads, memory_order_relaxed) < most))
+	if (atomic_load_explicit(&q->threads, memory_order_relaxed) < most)
 		spawn(q, most);
-	else
-		fuse_watchdog_arm(s);
+	fuse_watchdog_arm(q->uring->session);
+}
+
+/* Remembers a file that the kernel has just been told of. */
+static void note_file(const struct uring_thread *t)
+{
+	const struct fuse_entry_out *entry = (const void *)t->payload;
+	const struct fuse_out_header *out = (const void *)t->header->in_out;
+
+	if (out->len == sizeof(*out) + sizeof(*entry) && S_ISREG(entry->attr.mode))
+		atomic_store_explicit(&t->queue->file, entry->nodeid, memory_order_relaxed);
 }
 
 static void run(struct uring_thread *t)
 {
 	struct uring_queue *q = t->queue;
 	struct fuse_request *req = &t->req;
-	bool last = atomic_fetch_sub(&q->idle, 1) <= 1;
+	bool scarce = atomic_fetch_sub(&q->idle, 1) <= SPARES;
 	int err;
 
 	memcpy(&t->in, t->header->in_out, sizeof(t->in));
 	t->commit_id = t->header->ring_ent_in_out.commit_id;
 	err = parse(t);
-	if (last)
+	if (unlikely(scarce))
 		find_spare(q, !err && blocks(req));
 	begin(t);
 	if (unlikely(err)) {
@@ -217,6 +234,8 @@ static void run(struct uring_thread *t)
 			fuse_reply_error(req, 0);
 	}
 	end(t);
+	if (t->in.opcode == FUSE_LOOKUP)
+		note_file(t);
 	if (atomic_fetch_add(&q->idle, 1) <= 0)
 		atomic_fetch_add_explicit(&q->served, 1, memory_order_relaxed);
 }
@@ -282,6 +301,27 @@ static void free_payload(struct uring_thread *t)
 	t->large = false;
 }
 
+/* Any regular file will do, of whatever queue. */
+static void poke(struct fuse_uring *u)
+{
+	for (unsigned int i = 0; i < u->queue_count; i++) {
+		uint64_t file = atomic_load_explicit(&u->queues[i].file, memory_order_relaxed);
+
+		if (file && fuse_notify_poke(u->session, file))
+			return;
+	}
+}
+
+/*
+ * A poke was answered. If that brought a request which had waited, there may be more of them, and
+ * other entries free.
+ */
+static void poke_on(struct uring_thread *t)
+{
+	if (fuse_ring_flush(&t->ring) == 0 && fuse_ring_is_done(&t->ring))
+		poke(t->queue->uring);
+}
+
 /* Until the session or the connection ends. Its first command gives the kernel a new entry. */
 static void serve(struct uring_thread *t)
 {
@@ -297,7 +337,7 @@ static void serve(struct uring_thread *t)
 	 * next caller on this CPU, or this one of ours.
 	 */
 	if (t->late && fuse_ring_flush(&t->ring) == 0)
-		fuse_notify_poke(s);
+		poke(t->queue->uring);
 	while (!atomic_load_explicit(&s->stopping, memory_order_relaxed)) {
 		int err = fuse_ring_wait(&t->ring, t->large ? KEPT_MS : 0, &result);
 
@@ -306,6 +346,8 @@ static void serve(struct uring_thread *t)
 			served = true;
 			run(t);
 			give(t, FUSE_IO_URING_CMD_COMMIT_AND_FETCH, t->commit_id);
+			if (unlikely(t->in.opcode == FUSE_NOTIFY_REPLY))
+				poke_on(t);
 		} else if (err == -ETIME) {
 			free_payload(t);
 		} else if (err != -EINTR) {
@@ -635,7 +677,7 @@ bool fuse_uring_look(struct fuse_session *s)
 			continue;
 		}
 		exhausted = true;
-		if (served == q->seen)
+		for (int n = 0; served == q->seen && n < STUCK_THREADS; n++)
 			spawn(q, UINT_MAX);
 		q->seen = served;
 	}
