@@ -285,7 +285,7 @@ static int copy_metadata(struct copyup *c)
 		return err;
 	copy_flags(c);
 	if (!S_ISLNK(c->st.stx_mode) &&
-	    (override_in_upper(c->o) || (c->st.stx_mode & 07777) != c->made_mode))
+	    (!c->o->work_is_ours || (c->st.stx_mode & 07777) != c->made_mode))
 		err = object_own_mode(c->o, work_fd(c), c->temp, c->st.stx_mode);
 	return err < 0 ? err : at_utimens(work_fd(c), c->temp, times);
 }

@@ -234,7 +234,7 @@ struct ovl {
 	bool no_xattr;        /* upper can hold no private xattrs */
 	bool may_setfsid;     /* we may act as any user */
 	bool overrides_modes; /* CAP_DAC_OVERRIDE: modes of what we own do not bind us */
-	bool work_is_ours;    /* what is made in work has our user and our group */
+	bool work_is_ours;    /* what is made in work has our user, our group and the mode asked */
 	uid_t uid;            /* our own */
 	gid_t gid;
 	bool has_acl;
