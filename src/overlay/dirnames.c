@@ -280,7 +280,7 @@ void names_read_begin(struct names_reading *r, struct ovl *o, struct ovl_inode *
 		names->state = UPPER_COLLECTING;
 		names->round++;
 	}
-	r->round = names->round;
+	r->round = r->wants_upper ? names->round : 0; /* 0: of nobody */
 	lock_drop(&names->lock);
 	lock_drop(&dir->lock);
 }
