@@ -682,8 +682,7 @@ int copyup_wait(struct ovl *o, const struct ovl_caller *caller, struct ovl_inode
 /*
  * The first @size bytes at least, holes kept; @to is then @length long, and was a hole before.
  * -EINTR when the caller was killed. @dense: there are none. 1: @to shares the data with @from,
- * which the filesystem has written before, and logs in the order of its changes; there is nothing
- * to sync, as for the kernel's overlayfs.
+ * which the filesystem has written before.
  */
 int copy_data(struct layer_ref *from, int to, off_t size, off_t length, bool dense,
 	      const struct ovl_caller *caller);
