@@ -246,6 +246,7 @@ static int read_layer(struct build *b, unsigned int layer)
 	if (err < 0)
 		return err;
 	b->at = at;
+	names_read_from(&b->names, at);
 	err = real_readdir(b->o, at, b->quiet, collect, b);
 	return err < 0 ? err : b->err;
 }
