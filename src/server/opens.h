@@ -41,7 +41,7 @@ enum server_way {
 struct server_opening {
 	uint64_t nodeid;
 	bool direct;    /* it may be passthrough */
-	bool upper;     /* the contents that it is to see */
+	bool upper;     /* the contents that it is to see, at least */
 	bool writes;    /* for writing */
 	bool maps;      /* and for reading: it can be mapped for writing */
 	bool trusted;   /* what is written leaves set-id bits alone; and so is id */
@@ -63,7 +63,7 @@ void server_opens_free(struct server_opens *x);
 int server_opens_enter(struct server_opens *x, struct server_opening *opening);
 /* One ends. *@id: one that is to be closed, if there are too many; else 0. */
 void server_opens_leave(struct server_opens *x, uint64_t nodeid, bool passthrough, bool writes,
-			bool maps, int32_t *id);
+			int32_t *id);
 /* The kernel has forgotten it. Returns an id to be closed, or 0. */
 int32_t server_opens_forget(struct server_opens *x, uint64_t nodeid);
 
@@ -73,8 +73,8 @@ bool server_opens_left(struct server_opens *x, uint64_t nodeid);
 /* Whether attributes may be cached that show @mode: not those of two inodes of one object. */
 bool server_opens_steady(struct server_opens *x, uint64_t nodeid, uint32_t mode);
 /*
- * 0, or a number for server_opens_settle(): the inode is not open any more but may be mapped. Who
- * finds out that it is not, says so.
+ * 0, or a number for server_opens_settle(): the inode is not open for writing any more but may be
+ * mapped. The caller finds out and says whether it is; until then nobody enters for writing.
  */
 uint64_t server_opens_doubt(struct server_opens *x, uint64_t nodeid);
-void server_opens_settle(struct server_opens *x, uint64_t nodeid, uint64_t doubt);
+void server_opens_settle(struct server_opens *x, uint64_t nodeid, uint64_t doubt, bool mapped);

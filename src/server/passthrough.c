@@ -204,7 +204,7 @@ void server_end_open(struct server *s, uint64_t nodeid, uint64_t fh)
 	int32_t unused;
 
 	server_opens_leave(s->opens, nodeid, fh & HANDLE_PASSTHROUGH, opens_for_write(flags),
-			   may_map(flags), &unused);
+			   &unused);
 	close_backing(s, unused);
 }
 
@@ -219,6 +219,6 @@ void server_settle(struct server *s, uint64_t nodeid, ovl_node node)
 {
 	uint64_t doubt = s->opens ? server_opens_doubt(s->opens, nodeid) : 0;
 
-	if (unlikely(doubt) && !ovl_is_written(s->o, node))
-		server_opens_settle(s->opens, nodeid, doubt);
+	if (unlikely(doubt))
+		server_opens_settle(s->opens, nodeid, doubt, ovl_is_written(s->o, node));
 }
