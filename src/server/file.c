@@ -102,7 +102,7 @@ void server_open(void *ctx, struct fuse_request *req)
 static void reply_created(struct server *s, struct fuse_request *req, int err, int flags,
 			  const struct ovl_entry *entry, int contents)
 {
-	const struct ovl_direct direct = { .possible = contents >= 0 };
+	const struct ovl_direct direct = { .possible = contents >= 0, .upper = true };
 	struct fuse_entry_out entry_out;
 	struct fuse_open_out open_out;
 
