@@ -264,11 +264,21 @@ void server_fallocate(void *ctx, struct fuse_request *req)
 	server_reply_status(req, err);
 }
 
+/* With FUSE_WRITEBACK_CACHE what is written; and always what is written to a mapping. */
+static bool may_hold_back(const struct server *s, const struct fuse_request *req)
+{
+	if (server_holds_back(req))
+		return true;
+	if (s->opens)
+		return server_opens_mapped_cached(s->opens, req->in->nodeid);
+	return s->may_write;
+}
+
 int server_have_written_back(struct server *s, const struct fuse_request *req)
 {
 	int err = 0;
 
-	if (!server_holds_back(req))
+	if (!may_hold_back(s, req))
 		return 0;
 	if (atomic_fetch_add(&s->flushing, 1) < MOST_FLUSHING)
 		fuse_notify_inval_attr(s->session, req->in->nodeid, true);

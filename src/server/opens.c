@@ -27,6 +27,7 @@ struct open_inode {
 	bool passed;  /* was open passthrough: the page cache may be behind */
 	bool left;
 	uint32_t cached;      /* opens through the page cache */
+	uint32_t cached_maps; /* of those: for reading and writing */
 	uint32_t passthrough; /* and past it */
 	uint32_t writers;     /* of those */
 	uint32_t doubt;       /* counts those that came */
@@ -243,6 +244,12 @@ static void count_passthrough(struct server_opens *x, struct open_inode *i,
 	count_unsteady(x, i, before);
 }
 
+static void count_cached(struct open_inode *i, const struct server_opening *o)
+{
+	i->cached++;
+	i->cached_maps += o->maps;
+}
+
 /* Which way, and by which id. */
 static enum server_way choose(struct open_inode *i, struct server_opening *o)
 {
@@ -299,7 +306,7 @@ int server_opens_enter(struct server_opens *x, struct server_opening *o)
 		if (way == SERVER_WAY_PASSTHROUGH)
 			count_passthrough(x, i, o);
 		else if (way == SERVER_WAY_CACHED)
-			i->cached++;
+			count_cached(i, o);
 		if (way == SERVER_WAY_STALE && !i->left) {
 			i->left = true;
 			atomic_fetch_add(&x->left, 1);
@@ -318,7 +325,7 @@ int server_opens_enter(struct server_opens *x, struct server_opening *o)
 }
 
 void server_opens_leave(struct server_opens *x, uint64_t nodeid, bool passthrough, bool writes,
-			int32_t *id)
+			bool maps, int32_t *id)
 {
 	struct shard *shard = shard_of(x, nodeid);
 	struct open_inode *i;
@@ -334,6 +341,7 @@ void server_opens_leave(struct server_opens *x, uint64_t nodeid, bool passthroug
 		count_unsteady(x, i, before);
 	} else if (i && !passthrough && i->cached) {
 		i->cached--;
+		i->cached_maps -= maps && i->cached_maps;
 	}
 	if (i && !is_open(i)) {
 		if (i->id)
@@ -386,6 +394,19 @@ bool server_opens_left(struct server_opens *x, uint64_t nodeid)
 	left = i && i->left;
 	pthread_mutex_unlock(&shard->lock);
 	return left;
+}
+
+bool server_opens_mapped_cached(struct server_opens *x, uint64_t nodeid)
+{
+	struct shard *shard = shard_of(x, nodeid);
+	const struct open_inode *i;
+	bool mapped;
+
+	pthread_mutex_lock(&shard->lock);
+	i = find(shard, nodeid);
+	mapped = i && i->cached_maps;
+	pthread_mutex_unlock(&shard->lock);
+	return mapped;
 }
 
 bool server_opens_steady(struct server_opens *x, uint64_t nodeid, uint32_t mode)

@@ -63,12 +63,15 @@ void server_opens_free(struct server_opens *x);
 int server_opens_enter(struct server_opens *x, struct server_opening *opening);
 /* One ends. *@id: one that is to be closed, if there are too many; else 0. */
 void server_opens_leave(struct server_opens *x, uint64_t nodeid, bool passthrough, bool writes,
-			int32_t *id);
+			bool maps, int32_t *id);
 /* The kernel has forgotten it. Returns an id to be closed, or 0. */
 int32_t server_opens_forget(struct server_opens *x, uint64_t nodeid);
 
 /* Whether an inode was left. @nodeid: the one or the other. */
 bool server_opens_left(struct server_opens *x, uint64_t nodeid);
+
+/* Whether a mapping of the page cache may have been written to: that has the inode open. */
+bool server_opens_mapped_cached(struct server_opens *x, uint64_t nodeid);
 
 /* Whether attributes may be cached that show @mode: not those of two inodes of one object. */
 bool server_opens_steady(struct server_opens *x, uint64_t nodeid, uint32_t mode);

@@ -233,7 +233,7 @@ void server_end_open(struct server *s, uint64_t nodeid, uint64_t fh)
 	int32_t unused;
 
 	server_opens_leave(s->opens, nodeid, fh & HANDLE_PASSTHROUGH, opens_for_write(flags),
-			   &unused);
+			   may_map(flags), &unused);
 	close_backing(s, unused);
 }
 

@@ -498,3 +498,16 @@ def test_data_without_its_digest_is_not_opened(union, upper):
     for _ in range(2):
         with raises(errno.EIO):
             os.close(os.open(point / "f", os.O_RDONLY))
+
+
+@pytest.mark.parametrize("options", ["", "io=cached", "io=cached,writeback=0"])
+def test_what_is_mapped_is_no_hole(union, options):
+    """A reader of lower has the writer go through the page cache, which holds what is mapped."""
+    write(union.lower() / "f", "old data")
+    point = union.mount(options if lib.settings.impl == "plyfs" else "")
+    with opened(point / "f", os.O_RDONLY) as reader, opened(point / "f", os.O_RDWR) as writer:
+        os.ftruncate(writer, 1 << 20)
+        with mmap.mmap(writer, 1 << 20) as area:
+            area[512 << 10] = 1
+            for fd in (writer, reader):
+                assert os.lseek(fd, 300 << 10, os.SEEK_DATA) == 512 << 10

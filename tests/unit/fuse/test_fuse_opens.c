@@ -50,7 +50,7 @@ static int32_t leave(struct server_opens *x, bool passthrough, bool writes)
 {
 	int32_t unused;
 
-	server_opens_leave(x, NODE, passthrough, writes, &unused);
+	server_opens_leave(x, NODE, passthrough, writes, writes, &unused);
 	return unused;
 }
 
@@ -90,8 +90,10 @@ static void test_what_is_open_cached_stays_so(void **state)
 	assert_true(first.keeps);
 	assert_int_equal(enter(*state, &second), SERVER_WAY_CACHED);
 	assert_int_equal(second.unused, 8);
-	leave(*state, false, false);
+	assert_true(server_opens_mapped_cached(*state, NODE));
 	leave(*state, false, true);
+	assert_false(server_opens_mapped_cached(*state, NODE));
+	leave(*state, false, false);
 	assert_int_equal(enter(*state, &third), SERVER_WAY_PASSTHROUGH);
 	leave(*state, true, true);
 	/* what the page cache has may be older than what was written past it */
@@ -220,7 +222,7 @@ static void test_only_so_many_ids_are_kept(void **state)
 
 		o.nodeid = node;
 		assert_int_equal(enter(*state, &o), SERVER_WAY_PASSTHROUGH);
-		server_opens_leave(*state, node, true, false, &unused);
+		server_opens_leave(*state, node, true, false, false, &unused);
 		given_back += unused != 0;
 	}
 	assert_in_range(given_back, KEPT, 2 * KEPT);
