@@ -39,6 +39,8 @@ void compat_read_environment(struct options *o)
 	const char *log = getenv("FUSE_OVERLAYFS_DEBUG_LOG");
 
 	o->compat.no_device_whiteouts = getenv("FUSE_OVERLAYFS_DISABLE_OVL_WHITEOUT") != NULL;
+	if (getenv("FUSE_OVERLAYFS_NO_PASSTHROUGH"))
+		o->io = SERVER_IO_CACHED;
 	if (!log || !log[0])
 		return;
 

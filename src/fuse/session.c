@@ -195,9 +195,11 @@ int fuse_session_run(struct fuse_session *s, void (*ready)(void *ctx), void *rea
 
 	set_signals(&old, &ours);
 	signals = signalfd(-1, &ours, SFD_CLOEXEC | SFD_NONBLOCK);
-	err = signals < 0 ? -errno : fuse_watchdog_start(s);
+	err = signals < 0 ? -errno : 0;
 	if (!err && s->config.uring)
-		prepare_uring(s);
+		prepare_uring(s); /* before the watchdog, which looks at it */
+	if (!err)
+		err = fuse_watchdog_start(s);
 	if (!err)
 		err = fuse_pool_start(s);
 	if (err)

@@ -15,6 +15,7 @@
  */
 #include <fcntl.h>
 #include <linux/fs.h>
+#include <linux/magic.h>
 #include <sys/ioctl.h>
 
 #include "overlay/dirnames.h"
@@ -148,6 +149,22 @@ static bool is_dense(const struct copyup *c)
 	return !inode_is_metacopy(c->inode) && c->st.stx_blocks * 512 >= c->st.stx_size;
 }
 
+/*
+ * Whether upper's filesystem has written that a copy shares data before anything that comes after
+ * it, whatever is synced. btrfs writes for an fsync(2) of the directory that the file is there, and
+ * not what is in it.
+ */
+static bool keeps_order(const struct ovl *o)
+{
+	return o->layers[0].magic == XFS_SUPER_MAGIC;
+}
+
+/* @copied: what copy_data() has returned. */
+static bool has_unsynced(const struct ovl *o, int copied)
+{
+	return !copied || !keeps_order(o);
+}
+
 /* 1: the data has to be synced. */
 static int copy_contents(struct copyup *c)
 {
@@ -162,7 +179,7 @@ static int copy_contents(struct copyup *c)
 	if (err < 0)
 		return err;
 	err = copy_data(file, c->fd, c->size, c->size, is_dense(c), c->caller);
-	return err < 0 ? err : !err;
+	return err < 0 ? err : has_unsynced(c->o, err);
 }
 
 /* The private marks of the copy; before a mode that may forbid it to who is bound by modes. */
@@ -285,7 +302,7 @@ static int copy_metadata(struct copyup *c)
 		return err;
 	copy_flags(c);
 	if (!S_ISLNK(c->st.stx_mode) &&
-	    (override_in_upper(c->o) || (c->st.stx_mode & 07777) != c->made_mode))
+	    (!c->o->work_is_ours || (c->st.stx_mode & 07777) != c->made_mode))
 		err = object_own_mode(c->o, work_fd(c), c->temp, c->st.stx_mode);
 	return err < 0 ? err : at_utimens(work_fd(c), c->temp, times);
 }
@@ -611,7 +628,7 @@ static int fill(struct copyup *c, const struct kept *k)
 	if (err == 0)
 		err = copy_data(file, layer_fd(c->to), c->size, (off_t)k->st.stx_size, false,
 				c->caller);
-	return err < 0 ? err : sync_copied(c->o, layer_fd(c->to), !err);
+	return err < 0 ? err : sync_copied(c->o, layer_fd(c->to), has_unsynced(c->o, err));
 }
 
 /*

@@ -246,6 +246,7 @@ static int read_layer(struct build *b, unsigned int layer)
 	if (err < 0)
 		return err;
 	b->at = at;
+	names_read_from(&b->names, at);
 	err = real_readdir(b->o, at, b->quiet, collect, b);
 	return err < 0 ? err : b->err;
 }
@@ -338,17 +339,11 @@ uint32_t dirlist_find(const struct dirlist *list, off_t off)
 int dirlist_read(struct ovl *o, struct ovl_inode *dir, bool quiet, struct dirlist **out)
 {
 	struct dirstack *stack = dir->dir;
-	bool upper = inode_has(dir, INODE_UPPER);
-	unsigned int lowers = inode_lowers(dir);
 	struct build b = { .o = o, .dir = dir, .quiet = quiet };
+	unsigned int lowers;
+	bool upper;
 	int err = 0;
 
-	/* Who has no name any more has no entries either. */
-	if (inode_has(dir, INODE_ORPHAN)) {
-		upper = false;
-		lowers = 0;
-	}
-	b.merges = lowers + (upper ? 1 : 0) > 1;
 	b.list = calloc(1, sizeof(*b.list));
 	if (!b.list)
 		return -ENOMEM;
@@ -356,6 +351,15 @@ int dirlist_read(struct ovl *o, struct ovl_inode *dir, bool quiet, struct dirlis
 	b.list->version = dir_version(dir);
 	b.list->impure = inode_has(dir, INODE_IMPURE);
 	names_read_begin(&b.names, o, dir);
+	/* Not before: a copy-up in between adds upper, and the names in it would be left out. */
+	upper = inode_has(dir, INODE_UPPER);
+	lowers = inode_lowers(dir);
+	/* Who has no name any more has no entries either. */
+	if (inode_has(dir, INODE_ORPHAN)) {
+		upper = false;
+		lowers = 0;
+	}
+	b.merges = lowers + (upper ? 1 : 0) > 1;
 	if (upper)
 		err = read_layer(&b, 0);
 	for (unsigned int n = 0; n < lowers && err == 0; n++) {

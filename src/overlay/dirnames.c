@@ -187,7 +187,8 @@ void names_ask(struct ovl *o, struct ovl_inode *dir, const char *name, struct na
 
 	out->upper_lacks = out->lower_known = false;
 	out->count = 0;
-	if (!names)
+	/* What marks made by hand lead to may be no name that a listing tells. */
+	if (!names || !*name || !strcmp(name, ".") || !strcmp(name, ".."))
 		return;
 	hash = nameset_hash(o->table.seed, name, strlen(name));
 	lock_take(&names->lock);
@@ -280,7 +281,7 @@ void names_read_begin(struct names_reading *r, struct ovl *o, struct ovl_inode *
 		names->state = UPPER_COLLECTING;
 		names->round++;
 	}
-	r->round = names->round;
+	r->round = r->wants_upper ? names->round : 0; /* 0: of nobody */
 	lock_drop(&names->lock);
 	lock_drop(&dir->lock);
 }
@@ -303,6 +304,20 @@ static bool reserve(struct names_reading *r)
 		return false;
 	r->room = room;
 	return true;
+}
+
+/*
+ * Who may list a directory but not search it is told so at each name that may be in it: that of a
+ * layer which hides something below, too.
+ */
+void names_read_from(struct names_reading *r, struct layer_ref *at)
+{
+	struct statx st;
+
+	if (r->o->overrides_modes || !(r->wants_upper || r->wants_lower))
+		return;
+	if (layer_stat(at, ".", &st) < 0)
+		r->wants_upper = r->wants_lower = false;
 }
 
 void names_read_one(struct names_reading *r, const char *name, size_t len)
@@ -408,7 +423,10 @@ static int read_real(struct names_reading *r, unsigned int layer)
 	autoref struct layer_ref *at = NULL;
 	int err = dir_ref(r->o, r->dir, layer, false, &at);
 
-	return err < 0 ? err : real_readdir(r->o, at, true, read_name, r);
+	if (err < 0)
+		return err;
+	names_read_from(r, at);
+	return real_readdir(r->o, at, true, read_name, r);
 }
 
 /* Reads the names of @dir. False: there are more than @limit, or they cannot be had at all. */

@@ -69,6 +69,8 @@ struct names_reading {
 
 /* @dir->lock is not held. */
 void names_read_begin(struct names_reading *r, struct ovl *o, struct ovl_inode *dir);
+/* What comes now is from this real directory. */
+void names_read_from(struct names_reading *r, struct layer_ref *at);
 void names_read_one(struct names_reading *r, const char *name, size_t len);
 /* @complete: all real directories of @dir were read to the end. */
 void names_read_end(struct names_reading *r, bool complete);

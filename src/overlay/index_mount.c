@@ -286,11 +286,15 @@ static int open_dir(struct ovl *o, struct layer_ref *workdir)
 		err = layer_stat(o->index, "", &st);
 	if (err == 0 && !S_ISDIR(st.stx_mode))
 		err = -ENOTDIR;
-	if (err == 0 && made) { /* default ACLs of workdir must not reach what is made here */
-		at_removexattr(fd, "index", ACL_DEFAULT);
+	if (err < 0)
+		return err;
+	/* Default ACLs and the set-group-id bit of workdir must not reach what is made here. */
+	at_removexattr(fd, "index", ACL_DEFAULT);
+	if (made)
 		at_removexattr(fd, "index", ACL_ACCESS);
-	}
-	return err;
+	if (st.stx_mode & S_ISGID)
+		at_chmod(fd, "index", st.stx_mode & 0777);
+	return 0;
 }
 
 /* Older kernels kept the handle of upper under the name of the origin. */

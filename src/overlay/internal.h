@@ -234,7 +234,7 @@ struct ovl {
 	bool no_xattr;        /* upper can hold no private xattrs */
 	bool may_setfsid;     /* we may act as any user */
 	bool overrides_modes; /* CAP_DAC_OVERRIDE: modes of what we own do not bind us */
-	bool work_is_ours;    /* what is made in work has our user and our group */
+	bool work_is_ours;    /* what is made in work has our user, our group and the mode asked */
 	uid_t uid;            /* our own */
 	gid_t gid;
 	bool has_acl;
@@ -682,8 +682,7 @@ int copyup_wait(struct ovl *o, const struct ovl_caller *caller, struct ovl_inode
 /*
  * The first @size bytes at least, holes kept; @to is then @length long, and was a hole before.
  * -EINTR when the caller was killed. @dense: there are none. 1: @to shares the data with @from,
- * which the filesystem has written before, and logs in the order of its changes; there is nothing
- * to sync, as for the kernel's overlayfs.
+ * which the filesystem has written before.
  */
 int copy_data(struct layer_ref *from, int to, off_t size, off_t length, bool dense,
 	      const struct ovl_caller *caller);

@@ -191,14 +191,16 @@ static int begin_whiteouts(struct ovl *o)
 
 /*
  * What is made in work is our user's and, whether groups come from the maker or from the directory,
- * our group's. Where the filesystem makes it somebody else's (a squashed root), work is, too.
+ * our group's. Where the filesystem makes it somebody else's (a squashed root), work is, too. Nor
+ * does it inherit anything, unless that could not be taken from work.
  */
 static bool work_is_ours(const struct ovl *o)
 {
 	struct statx st;
 
 	return at_statx(layer_fd(o->work), "", &st) == 0 && st.stx_uid == o->uid &&
-	       st.stx_gid == o->gid && !override_in_upper(o);
+	       st.stx_gid == o->gid && !(st.stx_mode & S_ISGID) &&
+	       layer_getxattr(o->work, "", ACL_DEFAULT, NULL, 0) < 0 && !override_in_upper(o);
 }
 
 int workdir_prepare(struct ovl *o, struct layer_ref *workdir, const char *path, char *message,

@@ -66,9 +66,10 @@ static void close_backing(const struct server *s, int32_t id)
 
 /*
  * Whether what the caller writes leaves set-id bits alone: CAP_FSETID in the first user namespace,
- * which is ours. Who creates as root is taken to be in it, for the sake of speed.
+ * which is ours. A new file has no such bits, so of who creates only the user is asked, for the
+ * sake of speed.
  */
-static bool keeps_setid(const struct fuse_request *req)
+static bool keeps_setid(const struct fuse_request *req, bool creates)
 {
 	struct __user_cap_header_struct header = { .version = _LINUX_CAPABILITY_VERSION_3,
 						   .pid = (int)req->in->pid };
@@ -76,11 +77,11 @@ static bool keeps_setid(const struct fuse_request *req)
 	struct stat ours, theirs;
 	char path[64];
 
+	if (creates)
+		return req->in->uid == 0;
 	if (!header.pid || syscall(SYS_capget, &header, caps) < 0 ||
 	    !(caps[CAP_TO_INDEX(CAP_FSETID)].effective & CAP_TO_MASK(CAP_FSETID)))
 		return false;
-	if (req->in->uid == 0)
-		return true;
 	snprintf(path, sizeof(path), "/proc/%u/ns/user", req->in->pid);
 	return stat(path, &theirs) == 0 && stat("/proc/self/ns/user", &ours) == 0 &&
 	       theirs.st_ino == ours.st_ino;
@@ -154,7 +155,8 @@ static bool is_refused(const struct server *s, unsigned int layer)
 
 /* Counts the open; the way it goes, with a backing id if it needs one. */
 static int enter(struct server *s, const struct fuse_request *req, ovl_node node,
-		 const struct ovl_direct *direct, int contents, struct server_opening *o)
+		 const struct ovl_direct *direct, int contents, bool creates,
+		 struct server_opening *o)
 {
 	int err = 0;
 	int way;
@@ -163,14 +165,14 @@ static int enter(struct server *s, const struct fuse_request *req, ovl_node node
 		err = check_contents(s, node);
 	if (err)
 		return err;
-	o->trusted = o->writes && o->direct && keeps_setid(req);
+	o->trusted = o->writes && o->direct && keeps_setid(req, creates);
 	way = server_opens_enter(s->opens, o);
 
 	close_backing(s, o->unused);
 	if (way != SERVER_WAY_NO_ID)
 		return way;
 	if (!o->writes) /* others like him may write */
-		o->trusted = keeps_setid(req);
+		o->trusted = keeps_setid(req, creates);
 	err = get_id(s, node, contents, o);
 	if (err)
 		return err;
@@ -212,7 +214,7 @@ int server_begin_open(struct server *s, const struct fuse_request *req, uint64_t
 		.writes = opens_for_write(flags),
 		.maps = may_map(flags),
 	};
-	int way = enter(s, req, node, direct, contents, &o);
+	int way = enter(s, req, node, direct, contents, made != NULL, &o);
 
 	if (way == SERVER_WAY_PASSTHROUGH)
 		return begin_passthrough(s, node, flags, made, &o, out);

@@ -532,8 +532,12 @@ static void set_attributes(struct driver *d, bool size)
 static void create_file(struct driver *d, ovl_node parent, const char *name)
 {
 	struct ovl_entry e;
-	int err = ovl_create_file(d->o, &d->caller, parent, name, 0644, O_RDWR | O_CREAT, &e);
+	int contents = -1;
+	int err = ovl_create_file(d->o, &d->caller, parent, name, 0644, O_RDWR | O_CREAT, &e,
+				  below(d->in, 2) ? &contents : NULL);
 
+	if (contents >= 0)
+		close(contents);
 	if (err == 0)
 		ovl_release(d->o, e.node, O_RDWR);
 	made_entry(d, err, &e);

@@ -167,12 +167,12 @@ def copy_program(path, scratch, needed):
 
 
 def end_orphans():
-    """Daemons that outlived the run became our children."""
-    for pid in lib.children():
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
+    """Daemons that outlived the run became our children, and theirs will."""
     with contextlib.suppress(ChildProcessError):
         while True:
+            for pid in lib.children():
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
             os.wait()
 
 

@@ -15,6 +15,7 @@ from plyfs_testlib import find_mount, mkdir, names, raises, read, write
 
 pytestmark = pytest.mark.plyfs_only("the command of fuse-overlayfs")
 
+NO_PASSTHROUGH = {"FUSE_OVERLAYFS_NO_PASSTHROUGH": "1"}
 ROOT = lib.settings.level != "user"
 
 
@@ -397,6 +398,22 @@ def test_a_log_that_cannot_be_opened_keeps_nobody_from_mounting(dropin):
         env={"FUSE_OVERLAYFS_DEBUG_LOG": "/dev/null/none"},
         says="plyfs: warning: FUSE_OVERLAYFS_DEBUG_LOG=/dev/null/none: Not a directory\n",
     )
+
+
+@pytest.mark.root
+@pytest.mark.parametrize(
+    ("env", "words", "io"),
+    [
+        ({}, "", "passthrough"),
+        (NO_PASSTHROUGH, "", "cached"),
+        (NO_PASSTHROUGH, ",io=passthrough", "passthrough"),
+    ],
+    ids=["default", "variable", "word"],
+)
+def test_passthrough_can_be_turned_off(dropin, env, words, io):
+    dropin.mount("-o", dropin.layers + words, dropin.point, env=env)
+    status = os.getxattr(dropin.point, "system.plyfs.status").decode().splitlines()
+    assert f"io={io}" in status
 
 
 # --- mount(8) and mount.fuse3 ---------------------------------------------------------------------

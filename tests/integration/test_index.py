@@ -1033,3 +1033,29 @@ def test_without_file_handles_there_is_no_index(union):
         finally:
             lib.sys_umount(inner)
             daemon.wait()
+
+
+@pytest.mark.parametrize("made", ["by the mount", "before"])
+def test_nothing_is_inherited_from_workdir(union, made):
+    """What is built beside the index gets its own mode, though workdir gives what is made in it
+    its group and an ACL."""
+    for path, mode in (("d/sub", 0o755), ("d/gone", 0o750), ("d/sticky", 0o1777)):
+        lib.mkdir(union.lower() / path)
+        os.chmod(union.lower() / path, mode)
+    lib.write(union.lower() / "d/f", b"data", mode=0o640)
+    union.work.mkdir(exist_ok=True)
+    os.setxattr(union.work, lib.DEFAULT_ACL, lib.acl(7, 7, 7, users=[(1, 7)], mask=7))
+    os.chmod(union.work, 0o2755)
+    if made == "before":
+        (union.work / "index").mkdir(mode=0)
+        assert (union.work / "index").stat().st_mode & stat.S_ISGID
+    m = union.mount(INDEX)
+    os.rmdir(m / "d/gone")
+    os.mkdir(m / "d/gone", 0o755)  # over a whiteout
+    for name in ("sub", "sticky"):
+        lib.write(m / "d" / name / "new")
+    os.chown(m / "d/f", 0, 0)
+    shown = {name: os.lstat(m / "d" / name).st_mode & 0o7777 for name in os.listdir(m / "d")}
+    assert shown == {"sub": 0o755, "gone": 0o755, "sticky": 0o1777, "f": 0o640}
+    for path in ("d", "d/sub", "d/sticky", "d/gone", "d/f", "d/sub/new"):
+        assert not [name for name in lib.xattrs(union.upper / path) if "acl" in name], path

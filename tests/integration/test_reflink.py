@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: MIT
-"""Copy-up where files can share their data (XFS, btrfs): nothing is copied and nothing is synced.
+"""Copy-up where files can share their data (XFS, btrfs): nothing is copied.
 
-The filesystem writes shared data before it shares it, and logs that and the new name in this order:
-a crash shows the name with all of the data, or does not show it. The kernel's overlayfs does not
-sync then, either.
+XFS writes shared data before it shares it, and logs that and the new name in this order: a crash
+shows the name with all of the data, or does not show it. So nothing is synced there, but on btrfs,
+whose log for an fsync of the directory has the name and not the data.
 """
 
 import os
 import re
 import signal
+import subprocess
 
 import crash
 import plyfs_testlib as lib
@@ -23,6 +24,12 @@ SIZE = 300 * KIB + 7
 @pytest.fixture(scope="module")
 def xfs(tmp_path_factory):
     with lib.loop_filesystem(tmp_path_factory.mktemp("reflink"), "xfs") as point:
+        yield point
+
+
+@pytest.fixture(scope="module")
+def btrfs(tmp_path_factory):
+    with lib.loop_filesystem(tmp_path_factory.mktemp("reflink"), "btrfs") as point:
         yield point
 
 
@@ -42,6 +49,46 @@ def calls_of(union, operation):
         elif call and call[1] == "ioctl" and "FICLONE" in line:
             calls.append("FICLONE")
     return calls
+
+
+@pytest.mark.plyfs_only("system calls of the server")
+def test_shared_data_is_synced_on_btrfs(new_union, btrfs):
+    """Its log may say that a file is there without what is in it."""
+    union = new_union("synced", base=btrfs)
+    write(union.lower() / "f", os.urandom(SIZE))
+    union.mount()
+    assert calls_of(union, lambda m: append(m / "f", b"more")) == ["FICLONE", "fsync", "renameat2"]
+    union.close()
+
+
+@pytest.mark.plyfs_only("the kernel's overlayfs loses the data")
+def test_a_synced_directory_shows_whole_copies_after_a_crash(new_union, tmp_path):
+    """What the disk holds when an fsync of the directory has returned, mounted after a crash."""
+    image, again = tmp_path / "btrfs.img", tmp_path / "again"
+    sizes = {"large": 3000 * KIB + 5, "inline": 300}
+    with lib.loop_filesystem(tmp_path, "btrfs") as point:
+        union = new_union("crash", base=point)
+        for name, size in sizes.items():
+            write(union.lower() / "d" / name, os.urandom(size))
+        lib.mkdir(union.upper / "d")
+        subprocess.run(["sync", "-f", point], check=True, timeout=60)
+        union.mount()
+        for name in sizes:
+            os.chmod(union.point / "d" / name, 0o600)
+        fd = os.open(union.point / "d", os.O_RDONLY | os.O_DIRECTORY)
+        os.fsync(fd)
+        os.close(fd)
+        subprocess.run(["cp", "--sparse=always", image, tmp_path / "crashed.img"], check=True)
+        upper, lower = union.upper.relative_to(point), union.lower().relative_to(point)
+        union.close()
+    again.mkdir()
+    subprocess.run(["mount", "-o", "loop", tmp_path / "crashed.img", again], check=True, timeout=60)
+    try:
+        assert sorted(os.listdir(again / upper / "d")) == sorted(sizes)
+        for name in sizes:
+            assert read(again / upper / "d" / name) == read(again / lower / "d" / name), name
+    finally:
+        subprocess.run(["umount", again], check=True, timeout=60)
 
 
 @pytest.mark.plyfs_only("system calls of the server")

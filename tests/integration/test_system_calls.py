@@ -80,10 +80,11 @@ def link(path):
 
 # what it is, in upper, in lower, the operation, its calls at most, and the options of the mount
 CASES = [
-    # mknod(2) or openat(2) and one statx(2), besides what the kernel's questions before cost
-    ("create", directory, None, create, 5, ""),
+    # mknod(2) or openat(2) and one statx(2), besides what the questions of the kernel before cost,
+    # and what it takes to hand the file itself to the kernel (O_PATH; the rights of who opens it)
+    ("create", directory, None, create, 6, ""),
     ("create-in-merged", directory, directory, create, 6, ""),
-    ("create-over-whiteout", whiteouts, files, create, 9, ""),
+    ("create-over-whiteout", whiteouts, files, create, 11, ""),
     ("mkdir", directory, None, os.mkdir, 4, ""),
     ("mkfifo", directory, None, os.mkfifo, 4, ""),
     ("symlink", directory, None, lambda path: os.symlink("target", path), 4, ""),
@@ -98,11 +99,11 @@ CASES = [
     ("chmod", files, None, lambda path: os.chmod(path, 0o600), 2, ""),
     ("utimens", files, None, lambda path: os.utime(path, (1, 1)), 2, ""),
     ("setxattr", files, None, lambda path: os.setxattr(path, "user.x", b"1"), 1, ""),
-    ("append", files, None, lambda path: append(path, b"y"), 5, ""),
-    ("open-read-close", files, None, read, 4, ""),
+    ("append", files, None, lambda path: append(path, b"y"), 6, ""),
+    ("open-read-close", files, None, read, 5, ""),
     ("open-read-close-of-lower", directory, files, read, 4, ""),
     ("chmod-of-lower", directory, files, lambda path: os.chmod(path, 0o600), 18 + OLDER, ""),
-    ("append-to-lower", directory, files, lambda path: append(path, b"y"), 18 + OLDER, ""),
+    ("append-to-lower", directory, files, lambda path: append(path, b"y"), 22 + OLDER, ""),
     ("rename-of-lower", directory, files, rename, 20 + OLDER, ""),
     ("chmod-of-lower-metacopy", directory, files, lambda p: os.chmod(p, 0o600), 16 + OLDER, "metacopy=on"),
     ("rename-of-lower-directory", directory, directories, rename, 17 + OLDER, "redirect_dir=on"),

@@ -181,6 +181,25 @@ static void test_what_comes_while_names_are_read_is_not_missed(void **state)
 	end_union(o);
 }
 
+static void test_who_only_lists_leaves_the_reading_of_another_alone(void **state)
+{
+	struct ovl *o = union_of_layers();
+	struct ovl_inode *dir = dir_of(o, 0, true);
+	struct names_reading one, two;
+
+	names_read_begin(&one, o, dir);
+	read_one(&one, -1, "old");
+	names_read_begin(&two, o, dir);
+	names_expect(o, dir, "new");
+	names_read_end(&two, true);
+	names_read_end(&one, true);
+	assert_false(ask(o, dir, "old").upper_lacks);
+	assert_false(ask(o, dir, "new").upper_lacks);
+	assert_true(ask(o, dir, "never").upper_lacks);
+	inode_put(o, dir);
+	end_union(o);
+}
+
 static void test_what_was_not_read_to_the_end_is_not_believed(void **state)
 {
 	struct ovl *o = union_of_layers();
@@ -297,6 +316,7 @@ int main(void)
 		cmocka_unit_test(test_layers_of_a_name),
 		cmocka_unit_test(test_new_directory_is_known_to_be_empty),
 		cmocka_unit_test(test_what_comes_while_names_are_read_is_not_missed),
+		cmocka_unit_test(test_who_only_lists_leaves_the_reading_of_another_alone),
 		cmocka_unit_test(test_what_was_not_read_to_the_end_is_not_believed),
 		cmocka_unit_test(test_set_of_names_that_went_is_made_again),
 		cmocka_unit_test(test_memory_is_bounded_and_what_is_used_stays),
