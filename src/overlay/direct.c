@@ -13,11 +13,15 @@
 
 void direct_find(struct ovl *o, struct ovl_inode *i, bool lower, struct ovl_direct *out)
 {
-	*out = (struct ovl_direct){ .layer = inode_is_metacopy(i) ? i->lower : inode_top_layer(i) };
+	/* Beside the name of a metacopy there may be no lower object: then the layer stays open. */
+	*out = (struct ovl_direct){
+		.layer = inode_is_metacopy(i) ? i->lower : inode_top_layer(i),
+		.upper = inode_has(i, INODE_UPPER) && !inode_is_metacopy(i),
+	};
 	if (i->type != DT_REG)
 		return;
 	/* What upper keeps in an xattr instead of the mode only we heed. */
-	if (inode_has(i, INODE_UPPER) && !inode_is_metacopy(i))
+	if (out->upper)
 		out->possible = !override_in_upper(o);
 	else
 		out->possible = lower || !o->has_upper;
@@ -31,9 +35,9 @@ static int open_object(struct ovl *o, struct ovl_inode *i)
 
 	if (fd < 0)
 		return fd;
-	fd = r.at->layer->index == 0 ? open_fd(o, r.at, r.name, O_PATH) : -ESTALE;
+	fd = r.at->layer->index == 0 ? open_fd(o, r.at, r.name, O_PATH) : -EOPNOTSUPP;
 	reach_done(i, &r);
-	return fd;
+	return fd == -ENOENT || fd == -ELOOP ? -ESTALE : fd;
 }
 
 /* Whoever opens it anew for writing must be refused: the mount of the layer does that. */

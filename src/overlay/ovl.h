@@ -348,7 +348,9 @@ int ovl_tmpfile(struct ovl *o, const struct ovl_caller *caller, ovl_node parent,
  */
 struct ovl_direct {
 	bool possible;
-	unsigned int layer; /* with the contents; 0: upper, where they stay */
+	bool upper; /* has the contents, and they stay there */
+	unsigned int
+		layer; /* with the contents, as far as is known; 0: that is upper, or it is not */
 };
 
 /*

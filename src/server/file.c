@@ -102,7 +102,7 @@ void server_open(void *ctx, struct fuse_request *req)
 static void reply_created(struct server *s, struct fuse_request *req, int err, int flags,
 			  const struct ovl_entry *entry, int contents)
 {
-	const struct ovl_direct direct = { .possible = contents >= 0 };
+	const struct ovl_direct direct = { .possible = contents >= 0, .upper = true };
 	struct fuse_entry_out entry_out;
 	struct fuse_open_out open_out;
 
@@ -264,11 +264,21 @@ void server_fallocate(void *ctx, struct fuse_request *req)
 	server_reply_status(req, err);
 }
 
+/* With FUSE_WRITEBACK_CACHE what is written; and always what is written to a mapping. */
+static bool may_hold_back(const struct server *s, const struct fuse_request *req)
+{
+	if (server_holds_back(req))
+		return true;
+	if (s->opens)
+		return server_opens_mapped_cached(s->opens, req->in->nodeid);
+	return s->may_write;
+}
+
 int server_have_written_back(struct server *s, const struct fuse_request *req)
 {
 	int err = 0;
 
-	if (!server_holds_back(req))
+	if (!may_hold_back(s, req))
 		return 0;
 	if (atomic_fetch_add(&s->flushing, 1) < MOST_FLUSHING)
 		fuse_notify_inval_attr(s->session, req->in->nodeid, true);

@@ -27,14 +27,16 @@ struct open_inode {
 	bool passed;  /* was open passthrough: the page cache may be behind */
 	bool left;
 	uint32_t cached;      /* opens through the page cache */
+	uint32_t cached_maps; /* of those: for reading and writing */
 	uint32_t passthrough; /* and past it */
 	uint32_t writers;     /* of those */
-	uint32_t mappers;
-	uint32_t doubt; /* counts those that came */
+	uint32_t doubt;       /* counts those that came */
+	uint32_t questions;   /* between server_opens_doubt() and server_opens_settle() */
 };
 
 struct shard {
 	_Alignas(64) pthread_mutex_t lock; /* guards the rest */
+	pthread_cond_t answered;           /* a question has ended */
 	struct open_inode **buckets;
 	size_t mask;
 	size_t count;
@@ -68,6 +70,7 @@ static struct open_inode **bucket_of(const struct shard *shard, uint64_t nodeid)
 static int shard_init(struct shard *shard)
 {
 	pthread_mutex_init(&shard->lock, NULL);
+	pthread_cond_init(&shard->answered, NULL);
 	shard->buckets = calloc(FIRST_BUCKETS, sizeof(*shard->buckets));
 	shard->mask = FIRST_BUCKETS - 1;
 	return shard->buckets ? 0 : -ENOMEM;
@@ -106,6 +109,7 @@ void server_opens_free(struct server_opens *x)
 			}
 		}
 		free(shard->buckets);
+		pthread_cond_destroy(&shard->answered);
 		pthread_mutex_destroy(&shard->lock);
 	}
 	free(x);
@@ -232,7 +236,6 @@ static void count_passthrough(struct server_opens *x, struct open_inode *i,
 	i->passthrough++;
 	i->passed = true;
 	i->writers += o->writes;
-	i->mappers += o->maps;
 	if (o->maps) {
 		o->unsteady = !i->mapped;
 		i->mapped = true;
@@ -241,11 +244,18 @@ static void count_passthrough(struct server_opens *x, struct open_inode *i,
 	count_unsteady(x, i, before);
 }
 
+static void count_cached(struct open_inode *i, const struct server_opening *o)
+{
+	i->cached++;
+	i->cached_maps += o->maps;
+}
+
 /* Which way, and by which id. */
 static enum server_way choose(struct open_inode *i, struct server_opening *o)
 {
+	/* Who was to see lower, and came after a copy-up, sees upper: nobody has it otherwise. */
 	if (i->passthrough)
-		return i->upper == o->upper ? SERVER_WAY_PASSTHROUGH : SERVER_WAY_STALE;
+		return o->upper && !i->upper ? SERVER_WAY_STALE : SERVER_WAY_PASSTHROUGH;
 	if (i->cached || !o->direct)
 		return SERVER_WAY_CACHED;
 	if (i->id && (i->upper != o->upper || (o->writes && i->trusted != o->trusted)))
@@ -262,6 +272,20 @@ static enum server_way choose(struct open_inode *i, struct server_opening *o)
 	return SERVER_WAY_PASSTHROUGH;
 }
 
+/*
+ * Whoever asks whether a file is written has a lease on it, and who then opened it for writing
+ * would have to wait; with O_NONBLOCK he would fail.
+ */
+static void await_answer(struct shard *shard, uint64_t nodeid)
+{
+	const struct open_inode *i = find(shard, nodeid);
+
+	while (i && i->questions) {
+		pthread_cond_wait(&shard->answered, &shard->lock);
+		i = find(shard, nodeid);
+	}
+}
+
 /* --- */
 
 int server_opens_enter(struct server_opens *x, struct server_opening *o)
@@ -273,6 +297,8 @@ int server_opens_enter(struct server_opens *x, struct server_opening *o)
 	o->unused = 0;
 	o->unsteady = false;
 	pthread_mutex_lock(&shard->lock);
+	if (o->writes)
+		await_answer(shard, o->nodeid);
 	i = find_or_add(shard, o->nodeid);
 	if (i) {
 		way = choose(i, o);
@@ -280,7 +306,7 @@ int server_opens_enter(struct server_opens *x, struct server_opening *o)
 		if (way == SERVER_WAY_PASSTHROUGH)
 			count_passthrough(x, i, o);
 		else if (way == SERVER_WAY_CACHED)
-			i->cached++;
+			count_cached(i, o);
 		if (way == SERVER_WAY_STALE && !i->left) {
 			i->left = true;
 			atomic_fetch_add(&x->left, 1);
@@ -312,10 +338,10 @@ void server_opens_leave(struct server_opens *x, uint64_t nodeid, bool passthroug
 
 		i->passthrough--;
 		i->writers -= writes && i->writers;
-		i->mappers -= maps && i->mappers;
 		count_unsteady(x, i, before);
 	} else if (i && !passthrough && i->cached) {
 		i->cached--;
+		i->cached_maps -= maps && i->cached_maps;
 	}
 	if (i && !is_open(i)) {
 		if (i->id)
@@ -370,6 +396,19 @@ bool server_opens_left(struct server_opens *x, uint64_t nodeid)
 	return left;
 }
 
+bool server_opens_mapped_cached(struct server_opens *x, uint64_t nodeid)
+{
+	struct shard *shard = shard_of(x, nodeid);
+	const struct open_inode *i;
+	bool mapped;
+
+	pthread_mutex_lock(&shard->lock);
+	i = find(shard, nodeid);
+	mapped = i && i->cached_maps;
+	pthread_mutex_unlock(&shard->lock);
+	return mapped;
+}
+
 bool server_opens_steady(struct server_opens *x, uint64_t nodeid, uint32_t mode)
 {
 	struct shard *shard;
@@ -391,7 +430,7 @@ bool server_opens_steady(struct server_opens *x, uint64_t nodeid, uint32_t mode)
 uint64_t server_opens_doubt(struct server_opens *x, uint64_t nodeid)
 {
 	struct shard *shard;
-	const struct open_inode *i;
+	struct open_inode *i;
 	uint64_t doubt = 0;
 
 	if (!atomic_load(&x->unsteady))
@@ -399,20 +438,25 @@ uint64_t server_opens_doubt(struct server_opens *x, uint64_t nodeid)
 	shard = shard_of(x, nodeid);
 	pthread_mutex_lock(&shard->lock);
 	i = find(shard, nodeid);
-	if (i && i->mapped && !i->mappers)
+	if (i && i->mapped && !i->writers) {
 		doubt = 1ULL << 32 | i->doubt;
+		i->questions++;
+	}
 	pthread_mutex_unlock(&shard->lock);
 	return doubt;
 }
 
-void server_opens_settle(struct server_opens *x, uint64_t nodeid, uint64_t doubt)
+void server_opens_settle(struct server_opens *x, uint64_t nodeid, uint64_t doubt, bool mapped)
 {
 	struct shard *shard = shard_of(x, nodeid);
 	struct open_inode *i;
 
 	pthread_mutex_lock(&shard->lock);
 	i = find(shard, nodeid);
-	if (i && i->mapped && !i->mappers && i->doubt == (uint32_t)doubt) {
+	if (i && i->questions)
+		i->questions--;
+	pthread_cond_broadcast(&shard->answered);
+	if (!mapped && i && i->mapped && !i->writers && i->doubt == (uint32_t)doubt) {
 		bool before = is_unsteady(i);
 
 		i->mapped = false;

@@ -41,7 +41,7 @@ enum server_way {
 struct server_opening {
 	uint64_t nodeid;
 	bool direct;    /* it may be passthrough */
-	bool upper;     /* the contents that it is to see */
+	bool upper;     /* the contents that it is to see, at least */
 	bool writes;    /* for writing */
 	bool maps;      /* and for reading: it can be mapped for writing */
 	bool trusted;   /* what is written leaves set-id bits alone; and so is id */
@@ -70,11 +70,14 @@ int32_t server_opens_forget(struct server_opens *x, uint64_t nodeid);
 /* Whether an inode was left. @nodeid: the one or the other. */
 bool server_opens_left(struct server_opens *x, uint64_t nodeid);
 
+/* Whether a mapping of the page cache may have been written to: that has the inode open. */
+bool server_opens_mapped_cached(struct server_opens *x, uint64_t nodeid);
+
 /* Whether attributes may be cached that show @mode: not those of two inodes of one object. */
 bool server_opens_steady(struct server_opens *x, uint64_t nodeid, uint32_t mode);
 /*
- * 0, or a number for server_opens_settle(): the inode is not open any more but may be mapped. Who
- * finds out that it is not, says so.
+ * 0, or a number for server_opens_settle(): the inode is not open for writing any more but may be
+ * mapped. The caller finds out and says whether it is; until then nobody enters for writing.
  */
 uint64_t server_opens_doubt(struct server_opens *x, uint64_t nodeid);
-void server_opens_settle(struct server_opens *x, uint64_t nodeid, uint64_t doubt);
+void server_opens_settle(struct server_opens *x, uint64_t nodeid, uint64_t doubt, bool mapped);

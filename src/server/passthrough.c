@@ -87,19 +87,49 @@ static bool keeps_setid(const struct fuse_request *req, bool creates)
 	       theirs.st_ino == ours.st_ino;
 }
 
-/* A backing id for the contents of @node as they are now; an error is the reason for none. */
-static void get_id(const struct server *s, ovl_node node, int contents, struct server_opening *o)
+/* Whether there are contents, which only cannot be handed over. Else open(2) tells the error. */
+static bool is_harmless(int err)
+{
+	return err == -EOPNOTSUPP || err == -EROFS || err == -EMFILE || err == -ENFILE;
+}
+
+static void note_refusal(struct server *s, unsigned int layer, int err)
+{
+	if (err == -ELOOP || err == -EROFS)
+		atomic_fetch_or(&s->refused[layer / 64], 1ULL << layer % 64);
+}
+
+/*
+ * A backing id for the contents of @node as they are now; an error in its place is the reason for
+ * none. Fails if nobody could open them.
+ */
+static int get_id(struct server *s, ovl_node node, int contents, struct server_opening *o)
 {
 	unsigned int layer = 0;
 	autofd int own = -1;
 
 	if (contents < 0)
 		contents = own = ovl_open_contents(s->o, node, &layer);
-	o->upper = layer == 0;
+	if (contents < 0 && !is_harmless(contents))
+		return contents;
+	if (contents >= 0)
+		o->upper = layer == 0;
 	o->id = contents < 0 ? contents : fuse_backing_open(&s->backing, contents, o->trusted);
-	if (o->id < 0)
+	if (o->id < 0) {
+		note_refusal(s, layer, o->id);
 		log_debug("node %llu cannot be passed through: %s", (unsigned long long)o->nodeid,
 			  strerror(-o->id));
+	}
+	return 0;
+}
+
+/* The engine has left it to whoever passes the contents through to look whether they are good. */
+static int check_contents(const struct server *s, ovl_node node)
+{
+	unsigned int layer;
+	autofd int fd = ovl_open_contents(s->o, node, &layer);
+
+	return fd >= 0 || is_harmless(fd) ? 0 : fd;
 }
 
 /*
@@ -123,19 +153,18 @@ static bool is_refused(const struct server *s, unsigned int layer)
 	       1;
 }
 
-static void note_refusal(struct server *s, unsigned int layer, int err)
-{
-	if (err == -ELOOP || err == -EROFS)
-		atomic_fetch_or(&s->refused[layer / 64], 1ULL << layer % 64);
-}
-
 /* Counts the open; the way it goes, with a backing id if it needs one. */
 static int enter(struct server *s, const struct fuse_request *req, ovl_node node,
 		 const struct ovl_direct *direct, int contents, bool creates,
 		 struct server_opening *o)
 {
+	int err = 0;
 	int way;
 
+	if (direct->possible && !o->direct)
+		err = check_contents(s, node);
+	if (err)
+		return err;
 	o->trusted = o->writes && o->direct && keeps_setid(req, creates);
 	way = server_opens_enter(s->opens, o);
 
@@ -144,9 +173,9 @@ static int enter(struct server *s, const struct fuse_request *req, ovl_node node
 		return way;
 	if (!o->writes) /* others like him may write */
 		o->trusted = keeps_setid(req, creates);
-	get_id(s, node, contents, o);
-	if (o->id < 0)
-		note_refusal(s, direct->layer, o->id);
+	err = get_id(s, node, contents, o);
+	if (err)
+		return err;
 	way = server_opens_enter(s->opens, o);
 	close_backing(s, o->unused);
 	return way;
@@ -181,7 +210,7 @@ int server_begin_open(struct server *s, const struct fuse_request *req, uint64_t
 	struct server_opening o = {
 		.nodeid = nodeid,
 		.direct = direct->possible && !is_refused(s, direct->layer),
-		.upper = direct->layer == 0,
+		.upper = direct->upper,
 		.writes = opens_for_write(flags),
 		.maps = may_map(flags),
 	};
@@ -221,6 +250,6 @@ void server_settle(struct server *s, uint64_t nodeid, ovl_node node)
 {
 	uint64_t doubt = s->opens ? server_opens_doubt(s->opens, nodeid) : 0;
 
-	if (unlikely(doubt) && !ovl_is_written(s->o, node))
-		server_opens_settle(s->opens, nodeid, doubt);
+	if (unlikely(doubt))
+		server_opens_settle(s->opens, nodeid, doubt, ovl_is_written(s->o, node));
 }

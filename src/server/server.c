@@ -218,6 +218,7 @@ int server_mount(const struct server_config *config, struct ovl *o, struct serve
 	s->allow_other = config->allow_other;
 	s->allow_root = config->allow_root && !config->allow_other;
 	s->owner = getuid();
+	s->may_write = ovl_has_upper(o);
 	s->view = config->view;
 	server_set_timeout(s, config->timeout);
 	choose_view(s, config);

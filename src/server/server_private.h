@@ -47,6 +47,7 @@ struct server {
 	bool silent_opendir; /* the same of directories, whichever way files go */
 	struct server_listers listers;
 	atomic_uint flushing; /* threads in server_have_written_back() */
+	bool may_write;       /* there is an upper layer */
 	bool allow_other;
 	bool allow_root;
 	enum server_io io; /* what is in effect: never SERVER_IO_AUTO */

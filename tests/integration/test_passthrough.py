@@ -460,3 +460,54 @@ def test_plyfs_on_plyfs_passes_nothing_through_of_what_is_stacked(union):
             assert read(top / "m/f") == KIB64
     finally:
         mounted.umount()
+
+
+@pytest.mark.parametrize("options", ["", "passthrough=all"])
+def test_a_renamed_metacopy_is_opened_again_and_again(union, options):
+    """Beside its name there is no lower object, and its data is lower all the same."""
+    write(union.lower() / "f", "old data")
+    features = "metacopy=on,redirect_dir=on"
+    point = union.mount(features)
+    os.chmod(point / "f", 0o600)
+    os.rename(point / "f", point / "g")
+    union.umount()
+    point = union.mount(features + ("," + options if options and lib.settings.impl == "plyfs" else ""))
+    with contextlib.ExitStack() as stack:
+        for _ in range(4):
+            fd = stack.enter_context(opened(point / "g", os.O_RDONLY))
+            assert os.read(fd, 100) == b"old data"
+        with opened(point / "g", os.O_RDWR) as fd:
+            os.pwrite(fd, b"NEW", 0)
+        assert read(point / "g") == b"NEW data"
+
+
+@pytest.mark.parametrize("upper", [True, False])
+def test_data_without_its_digest_is_not_opened(union, upper):
+    """Also where the kernel is to open it, and not the server."""
+    write(union.lower() / "f", "data")
+    point = union.mount("metacopy=on")
+    os.chmod(point / "f", 0o600)
+    union.umount()
+    union.check_kernel = False
+    options = "metacopy=on,verity=require"
+    if upper:
+        options += ",passthrough=all" if lib.settings.impl == "plyfs" else ""
+        point = union.mount(options)
+    else:
+        point = union.mount(options, upper=False, lowers=[union.upper, union.lower()])
+    for _ in range(2):
+        with raises(errno.EIO):
+            os.close(os.open(point / "f", os.O_RDONLY))
+
+
+@pytest.mark.parametrize("options", ["", "io=cached", "io=cached,writeback=0"])
+def test_what_is_mapped_is_no_hole(union, options):
+    """A reader of lower has the writer go through the page cache, which holds what is mapped."""
+    write(union.lower() / "f", "old data")
+    point = union.mount(options if lib.settings.impl == "plyfs" else "")
+    with opened(point / "f", os.O_RDONLY) as reader, opened(point / "f", os.O_RDWR) as writer:
+        os.ftruncate(writer, 1 << 20)
+        with mmap.mmap(writer, 1 << 20) as area:
+            area[512 << 10] = 1
+            for fd in (writer, reader):
+                assert os.lseek(fd, 300 << 10, os.SEEK_DATA) == 512 << 10
