@@ -194,7 +194,6 @@ static void *worker_main(void *arg)
 	struct fuse_session *s = w->session;
 
 	pthread_mutex_lock(&s->lock);
-	w->tid = gettid();
 	while (!atomic_load(&s->stopping)) {
 		struct fuse_queued *queued = s->leader == w ? NULL : dequeue(s);
 
@@ -299,16 +298,6 @@ bool fuse_pool_hand_over(struct fuse_worker *w)
 		detach(s, w, w->req.in->unique);
 	pthread_mutex_unlock(&s->lock);
 	return ok;
-}
-
-pid_t fuse_pool_leader(struct fuse_session *s)
-{
-	pid_t tid;
-
-	pthread_mutex_lock(&s->lock);
-	tid = s->leader ? s->leader->tid : 0;
-	pthread_mutex_unlock(&s->lock);
-	return tid;
 }
 
 bool fuse_pool_relieve(struct fuse_session *s, uint64_t sequence)

@@ -39,7 +39,6 @@
 struct fuse_worker {
 	struct fuse_session *session;
 	pthread_t thread;
-	pid_t tid;                     /* lock */
 	pthread_cond_t wake;           /* with session->lock: the role changed, or stopping */
 	struct fuse_worker *next;      /* all workers that run; lock */
 	struct fuse_worker *next_idle; /* lock */
@@ -126,8 +125,6 @@ int fuse_pool_start(struct fuse_session *s);
 bool fuse_pool_hand_over(struct fuse_worker *w);
 /* The same from the watchdog: takes the role away from a leader that is in step @sequence. */
 bool fuse_pool_relieve(struct fuse_session *s, uint64_t sequence);
-/* The thread that leads, by its number; 0: none does. */
-pid_t fuse_pool_leader(struct fuse_session *s);
 /* Whether the leader is the last thread that could read. */
 bool fuse_pool_saturated(struct fuse_session *s);
 /*

@@ -7,9 +7,6 @@
  * until somebody arms it again.
  */
 #include <errno.h>
-#include <fcntl.h>
-#include <stdio.h>
-#include <string.h>
 #include <sys/timerfd.h>
 #include <unistd.h>
 
@@ -18,8 +15,6 @@
 
 #define TICK_NS     2000000L
 #define QUIET_TICKS 8
-/* How long a leader that has a CPU, or would have one on a machine less busy, is left alone. */
-#define BUSY_TICKS 16
 
 /* Every so many nanoseconds; 0: no more. */
 static void set_timer(struct fuse_session *s, long ns)
@@ -44,34 +39,11 @@ static void sleep_until_armed(struct fuse_session *s, uint64_t last)
 		fuse_watchdog_arm(s);
 }
 
-/*
- * Whether the leader waits for nothing but a CPU. Relieved, it would only compete for that with
- * who relieves it, and more requests would go from thread to thread for a while. False where /proc
- * is not there to say so.
- */
-static bool leader_is_running(struct fuse_session *s)
-{
-	char path[64], text[512];
-	const char *name_end;
-	ssize_t size;
-
-	snprintf(path, sizeof(path), "/proc/self/task/%d/stat", fuse_pool_leader(s));
-
-	autofd int fd = open(path, O_RDONLY | O_CLOEXEC);
-
-	size = fd < 0 ? -1 : read(fd, text, sizeof(text) - 1);
-	if (size <= 0)
-		return false;
-	text[size] = '\0';
-	name_end = strrchr(text, ')'); /* proc(5): NUMBER (NAME) STATE */
-	return name_end && !strncmp(name_end, ") R", 3);
-}
-
 static void *watchdog_main(void *arg)
 {
 	struct fuse_session *s = arg;
 	uint64_t last = 0, ticks;
-	unsigned int quiet = 0, stuck = 0;
+	unsigned int quiet = 0;
 
 	while (read(s->watchdog_timer, &ticks, sizeof(ticks)) > 0 || errno == EINTR) {
 		uint64_t now = atomic_load(&s->sequence);
@@ -81,11 +53,7 @@ static void *watchdog_main(void *arg)
 			break;
 		if (now != last || exhausted)
 			quiet = 0;
-		if (now != last)
-			stuck = 0;
 		if (now == last && (now & 1)) {
-			if (++stuck <= BUSY_TICKS && leader_is_running(s))
-				continue;
 			if (fuse_pool_relieve(s, now))
 				now++;
 		} else if (++quiet > QUIET_TICKS) {
